@@ -1,0 +1,1 @@
+"""HistoDiffusion as a MONAI bundle: synthetic augmentation for computational pathology."""

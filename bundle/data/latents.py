@@ -1,0 +1,162 @@
+"""Latents of all training patches, encoded once.
+
+The cache holds posterior mean and standard deviation, not samples, so that each training step draws its own. It is
+keyed by the autoencoder's weights and the data: another encoder finds another cache, never a stale one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.lib.format import open_memmap
+from tqdm import tqdm
+
+from bundle.artefacts import load_artefact
+from bundle.data.patches import PatchPart, TrainingPatches
+from bundle.files import write_json
+
+logger = logging.getLogger(__name__)
+
+MINIMUM_FOR_SCALE = 10_000  # latents over which the scale is estimated, or all where there are fewer
+
+
+def orient(images: torch.Tensor, orientation: int) -> torch.Tensor:
+    """One of the eight flips and rotations of a square [..., S, S], numbered 0 (unchanged) to 7."""
+    images = torch.rot90(images, orientation % 4, (-2, -1))
+    return images.flip(-1) if orientation >= 4 else images
+
+
+class LatentCache:
+    """Posterior statistics of the training patches under a trained autoencoder.
+
+    Nothing is read or written before :meth:`prepare`.
+
+    Args:
+        patches: the training patches.
+        autoencoder_file: `autoencoder.pt` of the run.
+        cache_dir: where the cache is kept.
+        device: where to encode.
+        orientations: how many of the eight flips and rotations of each patch are cached, 1 to 8.
+        batch_size: images encoded at once.
+    """
+
+    def __init__(
+        self,
+        patches: TrainingPatches,
+        autoencoder_file: str | Path,
+        cache_dir: str | Path,
+        device: torch.device | str,
+        orientations: int = 8,
+        batch_size: int = 128,
+    ) -> None:
+        if not 1 <= orientations <= 8:
+            raise ValueError(f"--latent_orientations is {orientations}; it must lie between 1 and 8")
+        self.patches = patches
+        self.autoencoder_file = Path(autoencoder_file)
+        self.cache_dir = Path(cache_dir)
+        self.device = torch.device(device)
+        self.orientations = orientations
+        self.batch_size = batch_size
+        self._latents: np.memmap | None = None
+
+    def prepare(self) -> LatentCache:
+        """Encodes what isn't cached yet, continuing where an interrupted run stopped, and opens the cache."""
+        if self._latents is not None:
+            return self
+        autoencoder, facts = load_artefact(self.autoencoder_file, "autoencoder")
+        autoencoder.to(self.device)
+        key = f"{facts['fingerprint']}|{self.patches.fingerprint}|{self.orientations}"
+        folder = self.cache_dir / f"latents_{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "latents.npy"
+        part = PatchPart(self.patches, "training").prepare()
+        total = len(part) * self.orientations
+        size = self.patches.patch_size
+        with torch.no_grad():
+            shape = autoencoder.encode(torch.zeros(1, 3, size, size, device=self.device))[0].shape[1:]
+        if not path.is_file():
+            # Sparse until filled; half precision keeps 3 to 4 digits, far below the posterior's own noise.
+            open_memmap(path, mode="w+", dtype=np.float16, shape=(total, 2, *shape)).flush()
+            write_json(folder / "progress.json", {"done": 0, "autoencoder": facts["fingerprint"]})
+        latents = np.load(path, mmap_mode="r+", allow_pickle=False)
+        done = json.loads((folder / "progress.json").read_text())["done"]
+        if done < total:
+            self.encode(autoencoder, part, latents, done, folder)
+        self._latents = np.load(path, mmap_mode="r", allow_pickle=False)
+        return self
+
+    def statistics(self) -> dict[str, Any]:
+        """Mean, standard deviation and scale of the latents; see :func:`latent_statistics`."""
+        return latent_statistics(self.prepare()._latents)
+
+    @torch.no_grad()
+    def encode(
+        self, autoencoder: torch.nn.Module, part: PatchPart, latents: np.memmap, done: int, folder: Path
+    ) -> None:
+        """Fills the cache from place `done` on; orientation by orientation, so that a prefix is a whole set."""
+        total, count = len(latents), len(part)
+        logger.info(f"encoding {count} patches in {self.orientations} orientations into {folder}")
+        for number, start in enumerate(tqdm(range(done, total, self.batch_size), desc="latents", unit="batch")):
+            places = range(start, min(start + self.batch_size, total))
+            images = [orient(torch.as_tensor(part.read(place % count)["image"]), place // count) for place in places]
+            batch = torch.stack(images).to(self.device).float() / 127.5 - 1
+            mean, std = autoencoder.encode(batch)
+            latents[places.start : places.stop] = torch.stack([mean, std], 1).half().cpu().numpy()
+            if number % 20 == 19 or places.stop == total:
+                latents.flush()
+                record = json.loads((folder / "progress.json").read_text())
+                write_json(folder / "progress.json", {**record, "done": places.stop})
+
+    def __len__(self) -> int:
+        return len(self._latents)
+
+    def read(self, index: int) -> dict[str, Any]:
+        """{"mean", "std"}: fp32 [C, h, w], unscaled."""
+        mean, std = self.prepare()._latents[index].astype(np.float32)
+        return {"mean": mean, "std": std}
+
+    def weighted_items(self) -> tuple[list[np.ndarray], np.ndarray] | None:
+        part = PatchPart(self.patches, "training")
+        weighted = part.weighted_items()
+        if weighted is None:
+            return None
+        items, weights = weighted
+        shifts = np.arange(self.orientations)[:, None] * len(part)
+        return [(rows[None] + shifts).ravel() for rows in items], weights
+
+
+def latent_statistics(latents: np.ndarray, chunk: int = 4096) -> dict[str, Any]:
+    """Mean, standard deviation and scale of latent samples, from posterior statistics [N, 2, C, h, w].
+
+    A sample is mean + std * noise, so its variance is var(mean) + E[std²]. The scale is 1 / std over all elements, about
+    the mean, as Rombach et al. (arXiv 2112.10752, Appendix G) rescale a KL autoencoder's latents; estimated over at
+    least 10,000 latents, evenly spaced, or all where there are fewer.
+
+    Returns:
+        scale (float), mean and std per channel (lists), count.
+    """
+    count = min(len(latents), max(MINIMUM_FOR_SCALE, chunk))
+    places = np.linspace(0, len(latents) - 1, count).round().astype(np.int64)
+    channels = latents.shape[2]
+    sums, squares = np.zeros(channels), np.zeros(channels)
+    for start in range(0, count, chunk):
+        part = latents[places[start : start + chunk]].astype(np.float64)
+        sums += part[:, 0].sum((0, 2, 3))
+        squares += (part[:, 0] ** 2 + part[:, 1] ** 2).sum((0, 2, 3))
+    elements = count * math.prod(latents.shape[3:])
+    mean = sums / elements
+    variance = squares / elements - mean**2
+    overall = squares.sum() / (elements * channels) - mean.mean() ** 2
+    return {
+        "scale": float(1 / math.sqrt(overall)),
+        "mean": mean.tolist(),
+        "std": np.sqrt(variance).tolist(),
+        "count": int(count),
+    }

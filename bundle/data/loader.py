@@ -1,0 +1,131 @@
+"""Batches by step number: what step k sees depends on the seed and k alone, so a resumed run sees the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from bundle.randomness import mix_seed
+
+
+class ItemDataset(Dataset):
+    """Items of a source, each randomly transformed with a seed of its own.
+
+    Keys are (index, draw): `index` chooses the item, `draw` seeds its random transforms, so an item comes out the same
+    whatever worker process makes it. Nothing is read before the first item is asked for.
+
+    Args:
+        source: has `read(index) -> dict`.
+        transform: a MONAI Compose of random and deterministic dictionary transforms, or None.
+    """
+
+    def __init__(self, source: Any, transform: Callable | None = None) -> None:
+        self.source = source
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.source.prepare())
+
+    def __getitem__(self, key: tuple[int, int] | int) -> dict[str, Any]:
+        index, draw = key if isinstance(key, tuple) else (key, 0)
+        if self.transform is None:
+            return self.source.read(index)
+        if hasattr(self.transform, "set_random_state"):
+            self.transform.set_random_state(seed=draw % 2**32)
+        return self.transform(self.source.read(index))
+
+
+class StepSampler(Sampler):
+    """Yields the batch of (index, draw) keys of each step from `start` to `steps`.
+
+    Without source weights every item is drawn once before any is drawn again (a new permutation each round); with
+    weights each place of a batch draws its source by weight and an item of it uniformly.
+    """
+
+    def __init__(self, dataset: ItemDataset, batch_size: int, steps: int, seed: int, shuffle: bool = True) -> None:
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.steps = steps
+        self.seed = seed
+        self.shuffle = shuffle
+        self.start = 0
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        rounds: dict[int, np.ndarray] = {}
+        for step in range(self.start, self.steps):
+            yield [(index, mix_seed(self.seed, step, place)) for place, index in enumerate(self.indices(step, rounds))]
+
+    def indices(self, step: int, rounds: dict[int, np.ndarray]) -> list[int]:
+        """Item indices of one step; `rounds` keeps the permutation in use between calls."""
+        weighted = self.dataset.source.weighted_items()
+        if weighted is not None:
+            items, weights = weighted
+            random = np.random.default_rng([self.seed, step])
+            chosen = random.choice(len(items), size=self.batch_size, p=weights)
+            return [int(items[source][random.integers(len(items[source]))]) for source in chosen]
+        count = len(self.dataset)
+        indices = []
+        for number in range(step * self.batch_size, (step + 1) * self.batch_size):
+            turn, place = divmod(number, count)
+            if turn not in rounds:
+                rounds.clear()
+                order = np.random.default_rng([self.seed, turn]).permutation(count)
+                rounds[turn] = order if self.shuffle else np.arange(count)
+            indices.append(int(rounds[turn][place]))
+        return indices
+
+
+class StepDataLoader(DataLoader):
+    """A DataLoader over steps instead of epochs; set `start` to the number of steps already done.
+
+    Args:
+        dataset: an ItemDataset.
+        batch_size: items a step.
+        steps: number of batches in all.
+        seed: seed of order and random transforms.
+        num_workers: processes that load ahead; 0 suffices while patches or latents are cached.
+    """
+
+    def __init__(self, dataset: ItemDataset, batch_size: int, steps: int, seed: int, num_workers: int = 0) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch size is {batch_size}; it must be at least 1")
+        self.step_sampler = StepSampler(dataset, batch_size, steps, seed)
+        self.items_per_batch = batch_size
+        super().__init__(
+            dataset,
+            batch_sampler=self.step_sampler,
+            num_workers=num_workers,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=False,
+        )
+
+    @property
+    def start(self) -> int:
+        return self.step_sampler.start
+
+    @start.setter
+    def start(self, step: int) -> None:
+        self.step_sampler.start = step
+
+
+class PartLoader:
+    """All items of a dataset in order, in batches. Unlike a DataLoader it has no length to ask for before the data is read.
+
+    Args:
+        dataset: an ItemDataset.
+        batch_size: items a batch; the last one may be smaller.
+    """
+
+    def __init__(self, dataset: ItemDataset, batch_size: int) -> None:
+        self.dataset = dataset
+        self.batch_size = batch_size
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        yield from DataLoader(self.dataset, batch_size=self.batch_size, shuffle=False)

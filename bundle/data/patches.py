@@ -1,0 +1,197 @@
+"""The patches a stage trains on and those held out, from a user's folders or the built-in generator."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bundle.data.generated import write_generated_patches
+from bundle.data.store import PatchStore
+from bundle.pictures import save_grid
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingPatches:
+    """Unlabelled patches with whole slides held out. Nothing is read or written before :meth:`prepare`.
+
+    Args:
+        dataset_dir: one or several folders or archives (see `bundle.data.sources`), or None for built-in patches.
+        cache_dir: where index, pixel cache and built-in patches are kept.
+        patch_size: pixels a side.
+        validation_slides: slides (first-level folders) to hold out; None chooses by `validation_share`.
+        validation_share: with slides, the fewest slides that hold this share of the patches; without, single patches.
+        validation_maximum: at most so many held-out patches are measured, evenly spaced.
+        generated_per_class: built-in patches a class and slide.
+        generated_slides: number of built-in slides.
+        seed: seed of the held-out choice and of the built-in patches.
+        **store: further arguments of PatchStore.
+    """
+
+    def __init__(
+        self,
+        dataset_dir: Any,
+        cache_dir: str | Path,
+        patch_size: int,
+        validation_slides: list[str] | str | None = None,
+        validation_share: float = 0.05,
+        validation_maximum: int = 1024,
+        generated_per_class: int = 20,
+        generated_slides: int = 6,
+        seed: int = 0,
+        **store: Any,
+    ) -> None:
+        self.dataset_dir = dataset_dir
+        self.cache_dir = Path(cache_dir)
+        self.patch_size = patch_size
+        self.validation_slides = [validation_slides] if isinstance(validation_slides, str) else validation_slides
+        self.validation_share = validation_share
+        self.validation_maximum = validation_maximum
+        self.generated_per_class = generated_per_class
+        self.generated_slides = generated_slides
+        self.seed = seed
+        self.store_arguments = store
+        self.store: PatchStore | None = None
+        self.held_out: np.ndarray = np.zeros(0, bool)
+
+    @property
+    def generated(self) -> bool:
+        return self.dataset_dir is None
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the training patches: their pixels, the patch size, and which are held out."""
+        held_out = ",".join(sorted(self.held_out_slides)) or str(int(self.held_out.sum()))
+        return f"{self.prepare().store.fingerprint}:{held_out}"
+
+    @property
+    def held_out_slides(self) -> set[str]:
+        """Slides none of whose patches is trained on; empty where single patches are held out."""
+        groups = np.array(self.store.groups)
+        return set(groups[self.held_out]) - set(groups[~self.held_out])
+
+    def prepare(self) -> TrainingPatches:
+        """Finds, checks and caches the patches, once, and says what was found."""
+        if self.store is not None:
+            return self
+        directory = self.dataset_dir
+        if self.generated:
+            logger.info(
+                "no --dataset_dir was given: making built-in patches. They are procedurally generated pictures, not tissue"
+            )
+            directory = self.cache_dir / "generated_patches"
+            write_generated_patches(
+                directory, range(self.generated_slides), self.generated_per_class, self.patch_size, self.seed
+            )
+        store = PatchStore(directory, self.patch_size, self.cache_dir, **self.store_arguments).prepare()
+        self.held_out = self.choose_held_out(store)
+        self.store = store
+        logger.info(f"{store.summary()}\n{self.summary()}")
+        return self
+
+    def choose_held_out(self, store: PatchStore) -> np.ndarray:
+        """Boolean [N], True for patches kept for validation."""
+        groups = np.array(store.groups)
+        counts = Counter(groups.tolist())
+        if self.validation_slides is not None:
+            unknown = [name for name in self.validation_slides if name not in counts]
+            if unknown:
+                raise ValueError(f"--validation_slides {unknown} are not among the slides found: {sorted(counts)}")
+            return np.isin(groups, self.validation_slides)
+        random = np.random.default_rng(self.seed)
+        wanted = self.validation_share * len(groups)
+        if len(counts) < 3:
+            held_out = np.zeros(len(groups), bool)
+            held_out[random.permutation(len(groups))[: max(1, round(wanted))]] = True
+            return held_out
+        chosen: list[str] = []
+        for name in random.permutation(sorted(counts)):
+            if sum(counts[slide] for slide in chosen) < wanted:
+                chosen.append(name)
+        return np.isin(groups, chosen)
+
+    def summary(self) -> str:
+        slides = sorted(self.held_out_slides)
+        kept = (
+            f"slides {', '.join(slides)}" if slides else "single patches, not whole slides: metrics will be optimistic"
+        )
+        return f"training on {int((~self.held_out).sum())} patches, {int(self.held_out.sum())} held out ({kept})"
+
+    def require_batch(self, batch_size: int) -> None:
+        """Raises ValueError where there are fewer training patches than a batch holds."""
+        count = len(self.training())
+        if count < batch_size:
+            raise ValueError(
+                f"{count} training patches are fewer than the batch of {batch_size}: add patches to {self.dataset_dir}, "
+                "or lower --autoencoder_batch_size and --diffusion_batch_size"
+            )
+
+    def describe(self) -> dict[str, Any]:
+        """Facts about the data for `metrics.json`."""
+        return {
+            "built_in_patches": self.generated,
+            "training_patches": int((~self.held_out).sum()),
+            "validation_patches": len(self.validation()),
+            "validation_slides": sorted(self.held_out_slides),
+        }
+
+    def training(self) -> np.ndarray:
+        """Store indices of the training patches."""
+        return np.flatnonzero(~self.prepare().held_out)
+
+    def validation(self) -> np.ndarray:
+        """Store indices of the held-out patches that are measured: at most `validation_maximum`, evenly spaced."""
+        indices = np.flatnonzero(self.prepare().held_out)
+        places = np.linspace(0, len(indices) - 1, min(len(indices), self.validation_maximum)).round().astype(int)
+        return indices[places]
+
+    def save_grid(self, path: Path, loader: Any, images: int = 64) -> None:
+        """Saves what the network will really see: the first transformed training patches."""
+        if path.is_file():
+            return
+        batches, count = [], 0
+        for keys in loader.step_sampler:
+            batches += [loader.dataset[key]["image"] for key in keys]
+            count += len(keys)
+            if count >= images:
+                break
+        save_grid(path, torch.stack([torch.as_tensor(image) for image in batches[:images]]))
+        logger.info(f"what the network sees is in {path}")
+
+
+class PatchPart:
+    """One part of the patches, "training" or "validation", as a source for ItemDataset."""
+
+    def __init__(self, patches: TrainingPatches, part: str) -> None:
+        self.patches = patches
+        self.part = part
+        self._indices: np.ndarray | None = None
+
+    def prepare(self) -> PatchPart:
+        if self._indices is None:
+            self._indices = getattr(self.patches, self.part)()
+        return self
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def read(self, index: int) -> dict[str, Any]:
+        """{"image": uint8 RGB [3, S, S]} of one patch."""
+        self.prepare()
+        return {"image": self.patches.store.image(int(self._indices[index]))}
+
+    def weighted_items(self) -> tuple[list[np.ndarray], np.ndarray] | None:
+        """Items by source with the sources' weights, or None where every patch counts the same."""
+        store = self.prepare().patches.store
+        if not store.weighted:
+            return None
+        source = store.source_of[self._indices]
+        items = [np.flatnonzero(source == number) for number in range(len(store.sources))]
+        present = np.array([len(part) > 0 for part in items])
+        weights = np.where(present, store.weights, 0.0)
+        return items, weights / weights.sum()

@@ -1,0 +1,276 @@
+"""Finding the images of one or several sources and decoding any of them to 8-bit RGB."""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from bundle.data.archives import ARCHIVE_SUFFIXES, IMAGE_SUFFIXES, list_members, read_member, split_member
+
+NIFTI_SUFFIXES = (".nii", ".nii.gz")
+# Pillow opens these and nothing else, so that a file's content cannot call for a decoder its suffix does not promise.
+PILLOW_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
+SUPPORTED = ", ".join((*IMAGE_SUFFIXES, *NIFTI_SUFFIXES, *ARCHIVE_SUFFIXES))
+
+Item = tuple[str, int, int]
+
+
+class UnreadableImage(ValueError):
+    """A file that cannot be decoded; `file` names it and `reason` says why."""
+
+    def __init__(self, file: str, reason: str) -> None:
+        super().__init__(file, reason)  # both, so that it can be pickled out of a worker process
+        self.file = file
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.reason}"
+
+
+@dataclass
+class Listing:
+    """What a source holds: `items` as of :func:`find_items`, and the number of ignored files by suffix."""
+
+    items: list[Item] = field(default_factory=list)
+    ignored: Counter = field(default_factory=Counter)
+
+
+def parse_sources(dataset_dir: object) -> dict[str, float | None]:
+    """Folders or archives with their weights, from the ways a command line or a configuration may give them.
+
+    Args:
+        dataset_dir: a path; paths with commas between them (where the whole is not itself a path that exists); a
+            list or tuple of paths; or a mapping path -> weight.
+
+    Returns:
+        path -> weight, in the order given. Weights of a mapping are scaled to sum to 1; None throughout otherwise (or
+        where a mapping gives None throughout), meaning in proportion to the number of patches.
+
+    Raises:
+        FileNotFoundError: a path that does not exist.
+        ValueError: no path, a path given twice, or a weight that is not a positive number.
+    """
+    weights: list[object]
+    if isinstance(dataset_dir, Mapping):
+        paths, weights = list(dataset_dir), list(dataset_dir.values())
+    else:
+        if isinstance(dataset_dir, str) and "," in dataset_dir and not Path(dataset_dir).expanduser().exists():
+            paths = [part.strip() for part in dataset_dir.split(",") if part.strip()]
+        elif isinstance(dataset_dir, (list, tuple)):
+            paths = list(dataset_dir)
+        else:
+            paths = [dataset_dir]
+        weights = [None] * len(paths)
+    sources: dict[str, float | None] = {}
+    for path, weight in zip(paths, weights):
+        if not isinstance(path, (str, os.PathLike)) or not str(path).strip():
+            raise ValueError(
+                f"dataset_dir holds {path!r}, which is not a path. Give a folder, e.g. --dataset_dir tiles"
+            )
+        name = str(Path(path).expanduser())
+        if not Path(name).exists():
+            raise FileNotFoundError(f"dataset_dir: there is no folder or archive {name!r}. Check --dataset_dir")
+        if name in sources:
+            raise ValueError(
+                f"dataset_dir names {name!r} twice. Give it once, with a larger weight if it should count more"
+            )
+        if weight is not None:
+            is_number = isinstance(weight, (int, float)) and not isinstance(weight, bool)
+            if not is_number or not math.isfinite(weight) or weight <= 0:
+                raise ValueError(f"dataset_dir: the weight of {name!r} is {weight!r}; it must be a positive number")
+        sources[name] = weight
+    if not sources:
+        raise ValueError("dataset_dir is empty. Give at least one folder, e.g. --dataset_dir tiles")
+    given = [weight for weight in sources.values() if weight is not None]
+    if given and len(given) < len(sources):
+        raise ValueError(f"dataset_dir gives a weight to some sources only: {sources}. Give one to each, or to none")
+    return {name: weight / sum(given) for name, weight in sources.items()} if given else sources
+
+
+def find_items(root: str | os.PathLike) -> list[Item]:
+    """Every image under a folder of any depth, or in one archive file, sorted by name.
+
+    Returns:
+        (file, size_bytes, mtime_ns) each. `file` is a posix path relative to `root` (to its folder, where `root` is an
+        archive), with `#member` for an image in an archive; size and time are those of the file on disk. An archive
+        that cannot be opened is listed under its own name, and :func:`read_rgb` then says what is wrong with it.
+
+    Raises:
+        FileNotFoundError: no such folder.
+        ValueError: the folder is empty or has no images in it.
+    """
+    return list_source(root).items
+
+
+def list_source(root: str | os.PathLike) -> Listing:
+    """As :func:`find_items`, with the count of the files ignored: hidden ones, and those that are not images."""
+    root = Path(root).expanduser()
+    if not root.exists():
+        raise FileNotFoundError(f"dataset_dir: there is no folder or archive {str(root)!r}. Check --dataset_dir")
+    listing = Listing()
+    if root.is_file():
+        _add(listing, root.name, str(root))
+    else:
+        _walk(listing, root)
+    if not listing.items:
+        found = ", ".join(f"{count} {suffix}" for suffix, count in sorted(listing.ignored.items()))
+        raise ValueError(
+            f"dataset_dir: {str(root)!r} "
+            + (f"has no images in it (found only: {found})" if found else "is empty")
+            + f". Put images there ({SUPPORTED}) or give another folder"
+        )
+    listing.items.sort()
+    return listing
+
+
+def _walk(listing: Listing, root: Path) -> None:
+    folders, visited = [("", str(root))], set()
+    while folders:
+        prefix, folder = folders.pop()
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in visited:  # a link back to a folder above
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    listing.ignored["(hidden)"] += 1
+                elif entry.is_dir():
+                    folders.append((f"{prefix}{entry.name}/", entry.path))
+                else:
+                    _add(listing, prefix + entry.name, entry.path)
+
+
+def _add(listing: Listing, file: str, path: str) -> None:
+    name = file.lower()
+    suffix = os.path.splitext(name)[1]
+    if not name.endswith(IMAGE_SUFFIXES + NIFTI_SUFFIXES + ARCHIVE_SUFFIXES):
+        listing.ignored[suffix or "(no suffix)"] += 1
+        return
+    try:
+        status = os.stat(path)
+    except OSError:  # a dangling link: listed, so that reading it says so by name
+        listing.items.append((file, 0, 0))
+        return
+    if not stat.S_ISREG(status.st_mode):  # a pipe or a device would block whoever opens it
+        listing.ignored["(not a file)"] += 1
+        return
+    if suffix not in ARCHIVE_SUFFIXES:
+        listing.items.append((file, status.st_size, status.st_mtime_ns))
+        return
+    try:
+        members = list_members(Path(path))
+    except Exception:  # a damaged archive; read_rgb opens it again and reports why
+        listing.items.append((file, status.st_size, status.st_mtime_ns))
+        return
+    if not members:
+        listing.ignored[f"{suffix} without images"] += 1
+    listing.items.extend((f"{file}#{member}", status.st_size, status.st_mtime_ns) for member in members)
+
+
+def read_rgb(root: str | os.PathLike, file: str) -> np.ndarray:
+    """Decode one image to uint8 RGB, [H, W, 3]. The rules, the same for every format:
+
+    - the EXIF (or TIFF) orientation is applied;
+    - greyscale and 1-bit are repeated in the three channels; a palette goes through its table; CMYK is converted by
+      Pillow without a colour profile;
+    - transparency (alpha channel or transparent colour) is composited on white, the colour of empty glass;
+    - 16-bit unsigned is divided by 257 and rounded, so that the full range becomes the full range; 16-bit colour
+      PNG and TIFF, which Pillow reads as the upper byte, may differ from that by one level;
+    - float values must lie in [0, 1] (then x 255) or [0, 255], decided per image, and are rounded; other integers
+      must lie in [0, 255]; anything else is an error;
+    - of a file of several frames, the first;
+    - NIfTI, of shape (W, H), (W, H, 1), (W, H, 3), (W, H, 1, 3) or with RGB voxels, is transposed to [H, W, 3] and not
+      flipped.
+
+    Args:
+        root: the source, a folder or an archive.
+        file: a name from :func:`find_items`.
+
+    Raises:
+        UnreadableImage: a file that is missing, damaged, truncated, unsafe, too large (Pillow's limit on pixels is
+            kept), or whose values follow none of the rules.
+    """
+    root = Path(root).expanduser()
+    name, member = split_member(file)
+    path = (root.parent if root.is_file() else root) / name
+    try:
+        if member is not None:
+            content = read_member(path, member)
+            return _decode(BytesIO(content)) if isinstance(content, bytes) else _array_to_rgb(content)
+        if name.lower().endswith(ARCHIVE_SUFFIXES):  # listed whole because it could not be opened
+            list_members(path)
+            raise ValueError("it is an archive; name an image in it, as archive#member")
+        if name.lower().endswith(NIFTI_SUFFIXES):
+            return _read_nifti(path)
+        with open(path, "rb") as stream:
+            return _decode(stream)
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders meet damage with nearly any exception
+        raise UnreadableImage(str(root.parent / file if root.is_file() else root / file), _reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        return f"it is empty or not a {', '.join(PILLOW_FORMATS)} image, whatever its suffix"
+    text = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())  # one line, for the list of rejected files
+
+
+def _decode(stream) -> np.ndarray:
+    with Image.open(stream, formats=PILLOW_FORMATS) as image:
+        image.load()  # the whole of it: a truncated file is noticed here
+        image = ImageOps.exif_transpose(image)
+        if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+            return _array_to_rgb(np.asarray(image))
+        if image.has_transparency_data:
+            white = Image.new("RGBA", image.size, "white")
+            image = Image.alpha_composite(white, image.convert("RGBA"))
+        return np.asarray(image.convert("RGB"))
+
+
+def _read_nifti(path: Path) -> np.ndarray:
+    from monai.data import NibabelReader  # here, as it is slow to import and seldom needed
+
+    # The reader, and not LoadImage around it, which cannot convert RGB voxels (a structured data type).
+    reader = NibabelReader()
+    voxels, _ = reader.get_data(reader.read(path))
+    if voxels.dtype.names is not None:
+        voxels = np.stack([voxels[channel] for channel in "RGB"], axis=-1)
+    if voxels.ndim == 4 and voxels.shape[2] == 1:
+        voxels = voxels[:, :, 0]
+    if voxels.ndim not in (2, 3):
+        raise ValueError(f"its shape is {voxels.shape}; one slice is needed, (W, H, 3) or (W, H, 1, 3)")
+    return _array_to_rgb(voxels.swapaxes(0, 1))
+
+
+def _array_to_rgb(values: np.ndarray) -> np.ndarray:
+    values = np.asarray(values)
+    if values.ndim == 3 and values.shape[2] == 1:
+        values = values[:, :, 0]
+    if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] != 3) or 0 in values.shape:
+        raise ValueError(f"its shape is {values.shape}; [H, W], [H, W, 1] or [H, W, 3] is needed")
+    values = _to_uint8(values)
+    return np.ascontiguousarray(values if values.ndim == 3 else np.repeat(values[:, :, None], 3, axis=2))
+
+
+def _to_uint8(values: np.ndarray) -> np.ndarray:
+    if values.dtype == np.uint8:
+        return values
+    if values.dtype.kind == "u" and values.dtype.itemsize == 2:
+        return np.rint(values / 257.0).astype(np.uint8)
+    low, high = values.min(), values.max()  # a NaN anywhere makes both NaN, and the comparison below false
+    if not (low >= 0 and high <= 255):
+        raise ValueError(f"its {values.dtype} values span [{low}, {high}]; [0, 255] is needed, or [0, 1] for floats")
+    scale = 255.0 if values.dtype.kind == "f" and high <= 1 else 1.0
+    return np.rint(values * scale).astype(np.uint8)

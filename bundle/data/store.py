@@ -1,0 +1,323 @@
+"""All patches of all sources: found, verified once, resized and kept, so that the next start only compares listings."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import logging
+import os
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from bundle.data.cache import NOT_CACHED, Record, SourceCache, write_atomically
+from bundle.data.sources import Item, Listing, UnreadableImage, list_source, parse_sources, read_rgb, split_member
+from bundle.data.stain import macenko_normalise
+from bundle.data.transforms import resize_patch
+
+logger = logging.getLogger(__name__)
+
+CHUNK_PATCHES = 1024  # written at a time: what an interruption can lose
+CHUNK_BYTES = 64 * 2**20
+
+
+class PatchStore:
+    """The patches of one or several sources as uint8 RGB of one size. Does nothing until :meth:`prepare`.
+
+    Args:
+        dataset_dir: anything :func:`bundle.data.sources.parse_sources` takes.
+        patch_size: side of the patches in pixels.
+        cache_dir: folder for the index, the resized pixels and the list of rejected files. May be shared: each source
+            has a folder of its own there for each patch size and choice of stain normalisation.
+        normalise_stain: whether to normalise the stain of each full-size image (Macenko) before it is resized.
+        maximum_rejected_share: share of unreadable files, in [0, 1], above which :meth:`prepare` raises.
+        cache_gigabytes: the resized pixels are kept on disk if they fit in this many 10^9 bytes; otherwise images are
+            decoded each time they are asked for.
+        workers: decoding threads; None for one per core.
+
+    Attributes (after :meth:`prepare`, in the order of the sources, then of the file names):
+        files: names within their source; sources: the sources themselves; source_of: int array [patches], which.
+        groups: the slide of each patch, for splits: the first folder under the source; for an image in an archive
+            that lies at the top, the archive with its first folder or array (`tiles.zip#slide`); '' where there is no
+            folder.
+        sha256: of each image's full-size RGB pixels and shape, hexadecimal.
+        sizes: int array [patches, 2], full-size height and width.
+        weights: float array [sources], summing to 1; weighted: whether they were given, and not counted.
+        rejected: (source, file, reason) of each file left out.
+        fingerprint: sha256 of the sorted pixel hashes, the patch size and the choice of stain normalisation: the same
+            for the same images wherever they lie and whatever they are called.
+    """
+
+    def __init__(
+        self,
+        dataset_dir: object,
+        patch_size: int,
+        cache_dir: str | os.PathLike,
+        normalise_stain: bool = False,
+        maximum_rejected_share: float = 0.01,
+        cache_gigabytes: float = 16.0,
+        workers: int | None = None,
+    ) -> None:
+        self.dataset_dir = dataset_dir
+        self.patch_size = patch_size
+        self.cache_dir = Path(cache_dir).expanduser()
+        self.normalise_stain = normalise_stain
+        self.maximum_rejected_share = maximum_rejected_share
+        self.cache_gigabytes = cache_gigabytes
+        self.workers = workers
+        self.files: list[str] | None = None
+
+    def prepare(self, progress: bool = True) -> PatchStore:
+        """List the sources, decode and verify what is new or changed, write the cache; returns the store itself.
+
+        Safe to call again, and from several processes: the others wait for the first. Interrupted, the next call
+        goes on after the last chunk written.
+
+        Raises:
+            FileNotFoundError, ValueError: a bad source or setting; too many files rejected; no patch left.
+            OSError: the cache cannot be written, or its disk is full.
+        """
+        self._check_settings()
+        sources = parse_sources(self.dataset_dir)
+        listings = {source: list_source(source) for source in sources}
+        total = sum(len(listing.items) for listing in listings.values())
+        cached = total * self._patch_bytes <= self.cache_gigabytes * 1e9
+        caches = {source: SourceCache(self._folder(source), self.patch_size) for source in sources}
+        lock = FileLock(self.cache_dir / ".lock")
+        try:
+            for cache in caches.values():
+                cache.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=1)
+            except Timeout:
+                logger.info("another process is preparing %s; waiting for it", self.cache_dir)
+                lock.acquire()
+        except OSError as error:
+            raise OSError(
+                error.errno, f"cache_dir {str(self.cache_dir)!r} cannot be written: {error}. Give another --cache_dir"
+            ) from error
+        try:
+            self._update(listings, caches, cached, progress)
+            self._list_rejected(listings, caches)
+        finally:
+            lock.release()
+        self._collect(sources, listings, caches)
+        return self
+
+    @property
+    def rejected_file(self) -> Path:
+        """The list of rejected files, with columns source, file, reason; written by :meth:`prepare`."""
+        return self.cache_dir / "rejected.csv"
+
+    def __len__(self) -> int:
+        self._check_prepared()
+        return len(self.files)
+
+    def image(self, index: int) -> torch.Tensor:
+        """uint8 [3, patch_size, patch_size], RGB; from the cache, or decoded now.
+
+        Raises:
+            UnreadableImage: not cached, and the file has gone or changed for the worse since :meth:`prepare`.
+        """
+        self._check_prepared()
+        source, file = self.sources[self.source_of[index]], self.files[index]
+        pixels = self._caches[source].pixels(file)
+        if pixels is None:
+            pixels = _resized(read_rgb(source, file), self.patch_size, self.normalise_stain)
+        return torch.from_numpy(pixels)
+
+    def summary(self) -> str:
+        """What was found, for people, in several lines."""
+        self._check_prepared()
+        patches, total = len(self), len(self) + len(self.rejected)
+        groups = len(set(zip(self.source_of.tolist(), self.groups)))
+        lines = [f"{patches} patches from {len(self.sources)} source(s), {groups} group(s)"]
+        for number, source in enumerate(self.sources):
+            chosen = np.flatnonzero(self.source_of == number)
+            groups = len({self.groups[index] for index in chosen})
+            ignored = sorted(self._ignored[source].items())
+            lines.append(
+                f"  {source}: {len(chosen)} patches, weight {self.weights[number]:.3f}, {groups} group(s)"
+                + (", ignored " + ", ".join(f"{count} {suffix}" for suffix, count in ignored) if ignored else "")
+            )
+        sizes = Counter(map(tuple, self.sizes.tolist()))
+        (height, width), count = max(sizes.items(), key=lambda size: (size[1], size[0]))
+        smallest, largest = self.sizes.min(axis=0), self.sizes.max(axis=0)
+        lines.append(
+            f"sizes (height x width): {height} x {width} in {count} of {patches}; heights {smallest[0]} to "
+            f"{largest[0]}, widths {smallest[1]} to {largest[1]}; resized to {self.patch_size} x {self.patch_size}"
+        )
+        enlarged = int((self.sizes.min(axis=1) < self.patch_size).sum())
+        if enlarged:
+            lines.append(f"smaller than the patch size, and so enlarged: {enlarged}")
+        lines.append(f"rejected: {len(self.rejected)} of {total} ({len(self.rejected) / total:.2%})")
+        if self.rejected:
+            lines[-1] += f", listed in {self.rejected_file}"
+        lines.append(f"duplicates (the same pixels as another patch): {patches - len(set(self.sha256))}")
+        records = [self._caches[self.sources[number]].records[file] for number, file in zip(self.source_of, self.files)]
+        cached = sum(record.chunk != NOT_CACHED for record in records)
+        if cached == patches:
+            lines.append(f"pixels: {patches * self._patch_bytes / 1e6:.1f} MB kept in {self.cache_dir}")
+        else:
+            lines.append(
+                f"pixels: {total * self._patch_bytes / 1e9:.3g} GB is above cache_gigabytes = {self.cache_gigabytes}, "
+                f"so {patches - cached} patches are decoded at each use"
+            )
+        lines.append(
+            f"stain normalisation: {'Macenko' if self.normalise_stain else 'none'}; fingerprint {self.fingerprint}"
+        )
+        return "\n".join(lines)
+
+    @property
+    def _patch_bytes(self) -> int:
+        return 3 * self.patch_size**2
+
+    def _check_settings(self) -> None:
+        for name, kinds, lowest, highest in (
+            ("patch_size", int, 1, np.inf),
+            ("maximum_rejected_share", (int, float), 0, 1),
+            ("cache_gigabytes", (int, float), 0, np.inf),
+            ("workers", int, 1, np.inf),
+        ):
+            value = getattr(self, name)
+            if name == "workers" and value is None:
+                continue
+            if not isinstance(value, kinds) or isinstance(value, bool) or not lowest <= value <= highest:
+                needed = ("an integer" if kinds is int else "a number") + f" from {lowest}"
+                needed += f" to {highest}" if highest < np.inf else " up"
+                raise ValueError(f"{name} is {value!r}; it must be {needed}. Set it with --{name}")
+
+    def _check_prepared(self) -> None:
+        if self.files is None:
+            raise RuntimeError("this PatchStore has not been prepared. Call prepare() first")
+
+    def _folder(self, source: str) -> Path:
+        key = f"{os.path.abspath(source)}\0{self.patch_size}\0{bool(self.normalise_stain)}"
+        return self.cache_dir / hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:16]
+
+    def _update(
+        self, listings: dict[str, Listing], caches: dict[str, SourceCache], cached: bool, progress: bool
+    ) -> None:
+        """Examine what is new or changed and complete the caches; break off once too many are known to be bad."""
+        waiting: dict[str, list[Item]] = {}
+        rejected = 0
+        for source, cache in caches.items():
+            cache.load()
+            known = [_is_known(cache.records.get(item[0]), item, cached) for item in listings[source].items]
+            waiting[source] = [item for item, is_known in zip(listings[source].items, known) if not is_known]
+            rejected += sum(
+                bool(cache.records[item[0]].reason) for item, is_known in zip(listings[source].items, known) if is_known
+            )
+        allowed = self.maximum_rejected_share * sum(len(listing.items) for listing in listings.values())
+        count = sum(len(items) for items in waiting.values())
+        rows = max(1, min(CHUNK_PATCHES, CHUNK_BYTES // self._patch_bytes)) if cached else CHUNK_PATCHES
+        with (
+            ThreadPoolExecutor(self.workers or os.cpu_count() or 1) as threads,
+            tqdm(total=count, desc="reading patches", unit="patch", disable=not (progress and count)) as bar,
+        ):
+            for source, items in waiting.items():
+                examine = partial(_examine, source, self.patch_size, self.normalise_stain, cached)
+                for start in range(0, len(items), rows):
+                    chunk = items[start : start + rows]
+                    records, pixels = [], []
+                    for record, row in threads.map(examine, chunk):
+                        records.append(record)
+                        pixels.append(row)
+                        bar.update()
+                    caches[source].append([file for file, _, _ in chunk], records, pixels)
+                    rejected += sum(bool(record.reason) for record in records)
+                    if rejected > allowed:
+                        return
+        for source, cache in caches.items():
+            cache.complete(file for file, _, _ in listings[source].items)
+
+    def _list_rejected(self, listings: dict[str, Listing], caches: dict[str, SourceCache]) -> None:
+        """Write the list of rejected files; raise where they are too many."""
+        rejected = [
+            (source, file, caches[source].records[file].reason)
+            for source, listing in listings.items()
+            for file, _, _ in listing.items
+            if file in caches[source].records and caches[source].records[file].reason
+        ]
+        text = io.StringIO(newline="")
+        csv.writer(text).writerows([("source", "file", "reason"), *rejected])
+        content = text.getvalue().encode(errors="surrogateescape")
+        write_atomically(self.rejected_file, lambda stream: stream.write(content), len(content))
+        self.rejected = rejected
+        total = sum(len(listing.items) for listing in listings.values())
+        if len(rejected) > self.maximum_rejected_share * total:
+            first = "; ".join(f"{Path(source) / file}: {reason}" for source, file, reason in rejected[:3])
+            raise ValueError(
+                f"at least {len(rejected)} of {total} files cannot be read, more than maximum_rejected_share = "
+                f"{self.maximum_rejected_share}. The first: {first}. All are listed in {self.rejected_file}. Mend or "
+                "remove them, or raise --maximum_rejected_share"
+            )
+
+    def _collect(
+        self, sources: dict[str, float | None], listings: dict[str, Listing], caches: dict[str, SourceCache]
+    ) -> None:
+        files, numbers, records = [], [], []
+        for number, source in enumerate(sources):
+            for file, _, _ in listings[source].items:
+                record = caches[source].records[file]
+                if not record.reason:
+                    files.append(file)
+                    numbers.append(number)
+                    records.append(record)
+        counts = np.bincount(np.array(numbers, np.int64), minlength=len(sources))
+        for source, count in zip(sources, counts):
+            if count == 0:
+                raise ValueError(f"dataset_dir: no file of {source!r} can be read; see {self.rejected_file} for why")
+        given = [weight for weight in sources.values() if weight is not None]
+        self.weights, self.weighted = np.array(given or counts / counts.sum(), np.float64), bool(given)
+        self.sources, self.source_of = list(sources), np.array(numbers, np.int64)
+        self.groups = [_group(file) for file in files]
+        self.sha256 = [record.sha256 for record in records]
+        self.sizes = np.array([(record.height, record.width) for record in records], np.int64)
+        hashes = " ".join(sorted(self.sha256))
+        content = f"{self.patch_size} {bool(self.normalise_stain)} {hashes}"
+        self.fingerprint = hashlib.sha256(content.encode()).hexdigest()
+        self._ignored = {source: listing.ignored for source, listing in listings.items()}
+        self._caches = caches
+        self.files = files
+
+
+def _is_known(record: Record | None, item: Item, cached: bool) -> bool:
+    """Whether what was recorded still holds: the file has not changed, and its pixels are there if they should be."""
+    if record is None or (record.size, record.mtime_ns) != item[1:]:
+        return False
+    return bool(record.reason) or not cached or record.chunk != NOT_CACHED
+
+
+def _examine(
+    source: str, patch_size: int, normalise_stain: bool, keep: bool, item: Item
+) -> tuple[Record, np.ndarray | None]:
+    """Decode one image once: its record, and its resized pixels, [3, S, S], where they are to be kept."""
+    file, size, mtime_ns = item
+    try:
+        rgb = read_rgb(source, file)
+    except UnreadableImage as error:
+        return Record(size, mtime_ns, 0, 0, "", NOT_CACHED, 0, error.reason), None
+    height, width = rgb.shape[:2]
+    digest = hashlib.sha256(f"{height}x{width}".encode() + rgb.tobytes()).hexdigest()
+    pixels = _resized(rgb, patch_size, normalise_stain) if keep else None
+    return Record(size, mtime_ns, height, width, digest, NOT_CACHED, 0, ""), pixels
+
+
+def _resized(rgb: np.ndarray, patch_size: int, normalise_stain: bool) -> np.ndarray:
+    rgb = resize_patch(macenko_normalise(rgb) if normalise_stain else rgb, patch_size)
+    return np.array(rgb.transpose(2, 0, 1), order="C")
+
+
+def _group(file: str) -> str:
+    archive, member = split_member(file)
+    if "/" in file:
+        return file.split("/", 1)[0]
+    return archive if member is not None else ""

@@ -1,0 +1,138 @@
+"""Stage 1: the latent autoencoder, Eq. 4 of HistoDiffusion."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from monai.inferers import Inferer
+
+from bundle.artefacts import save_artefact
+from bundle.engines.stage import StageTrainer
+from bundle.losses import AutoencoderLoss, hinge_discriminator_loss, patch_logits
+
+
+class AutoencoderTrainer(StageTrainer):
+    """Trains AutoencoderKL and a PatchDiscriminator with two optimisers.
+
+    Args:
+        autoencoder: built by `bundle.artefacts.build`.
+        discriminator: likewise; its last output is raw logits.
+        loss: Eq. 4.
+        autoencoder_optimizer, discriminator_optimizer: over the respective weights.
+        scheduler: learning rate of the autoencoder's optimiser, one step a training step.
+        evaluator: measures held-out reconstructions at the end; its metrics go to `metrics.json`.
+        patches: the training patches (`bundle.data.patches.TrainingPatches`).
+        **stage: arguments of StageTrainer.
+    """
+
+    stage = "autoencoder"
+
+    def __init__(
+        self,
+        autoencoder: torch.nn.Module,
+        discriminator: torch.nn.Module,
+        loss: AutoencoderLoss,
+        autoencoder_optimizer: torch.optim.Optimizer,
+        discriminator_optimizer: torch.optim.Optimizer,
+        scheduler: Any,
+        evaluator: Any,
+        patches: Any,
+        **stage: Any,
+    ) -> None:
+        super().__init__(**stage)
+        self.autoencoder = autoencoder
+        self.discriminator = discriminator
+        self.loss = loss
+        self.autoencoder_optimizer = autoencoder_optimizer
+        self.discriminator_optimizer = discriminator_optimizer
+        self.scheduler = scheduler
+        self.evaluator = evaluator
+        self.patches = patches
+
+    def state_objects(self) -> dict[str, Any]:
+        return {
+            "autoencoder": self.autoencoder,
+            "discriminator": self.discriminator,
+            "autoencoder_optimizer": self.autoencoder_optimizer,
+            "discriminator_optimizer": self.discriminator_optimizer,
+            "scheduler": self.scheduler,
+        }
+
+    def identity(self) -> dict[str, Any]:
+        return {"definition": self.autoencoder.definition, "data": self.patches.fingerprint}
+
+    def prepare(self) -> None:
+        self.patches.prepare()
+
+    def before_first_step(self) -> None:
+        self.patches.require_batch(self.data_loader.items_per_batch)
+        self.patches.save_grid(self.folder / "pictures" / "training_input.png", self.data_loader)
+
+    def _iteration(self, engine: Any, batchdata: dict[str, torch.Tensor]) -> dict[str, float]:
+        images = batchdata["image"].to(self.state.device, non_blocking=True)
+        adversarial = self.loss.adversarial(self.state.iteration)
+        self.autoencoder.train()
+        self.discriminator.train()
+        with self.autocast():
+            reconstruction, mean, std = self.inferer(images, self.autoencoder)
+        self.autoencoder_optimizer.zero_grad(set_to_none=True)
+        terms = self.loss.backward(
+            images, reconstruction.float(), mean, std, self.last_layer(), self.discriminator if adversarial else None
+        )
+        self.autoencoder_optimizer.step()
+        self.scheduler.step()
+        if adversarial:
+            terms["discriminator"] = self.update_discriminator(images, reconstruction.detach().float())
+        # One transfer to the host for all terms.
+        return dict(zip(terms, torch.stack([term.float() for term in terms.values()]).tolist()))
+
+    def update_discriminator(self, images: torch.Tensor, reconstruction: torch.Tensor) -> torch.Tensor:
+        """One hinge step of the discriminator on a batch and its reconstruction; returns the loss."""
+        self.discriminator_optimizer.zero_grad(set_to_none=True)
+        loss = hinge_discriminator_loss(
+            patch_logits(self.discriminator, images), patch_logits(self.discriminator, reconstruction)
+        )
+        loss.backward()
+        self.discriminator_optimizer.step()
+        return loss.detach()
+
+    def last_layer(self) -> torch.Tensor:
+        """Weight of the decoder's last convolution, where the adaptive adversarial weight is measured."""
+        return [weight for weight in self.autoencoder.decoder.parameters() if weight.ndim == 4][-1]
+
+    def finish(self) -> None:
+        self.evaluator.run()
+        save_artefact(
+            self.artefact_path,
+            "autoencoder",
+            self.autoencoder,
+            patch_size=self.patches.patch_size,
+            data_fingerprint=self.patches.fingerprint,
+            steps=self.state.iteration,
+        )
+        seconds = self.elapsed()
+        measured = {name: float(value) for name, value in self.evaluator.state.metrics.items()}
+        network = self.loss.perceptual.network
+        self.folder.add_metrics(
+            "autoencoder",
+            {
+                **measured,
+                # Only the distance in LPIPS's own network may bear its name.
+                "lpips": measured["perceptual_distance"] if network == "lpips" else None,
+                "perceptual_network": network,
+                **self.patches.describe(),
+                "steps": self.steps,
+                "seconds": round(seconds, 1),
+                "patches_per_second": round(self.steps * self.data_loader.items_per_batch / seconds, 2),
+            },
+        )
+
+
+class ReconstructionInferer(Inferer):
+    """The deterministic reconstruction: the decoded posterior mean."""
+
+    def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """RGB images [B, 3, H, W] in [-1, 1] -> reconstructions, same shape, clipped to [-1, 1]."""
+        return network.decode(network.encode(inputs)[0]).float().clamp(-1, 1)
+

@@ -1,0 +1,217 @@
+"""Stage 2: the unconditional diffusion model on scaled latents, Eq. 3 of HistoDiffusion."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as functional
+
+from bundle.artefacts import ARTEFACT_HEAD, build_from_definition, load_artefact, require_same, save_artefact
+from bundle.data.latents import LatentCache
+from bundle.data.patches import PatchPart
+from bundle.diffusion.samplers import sample_ddim
+from bundle.diffusion.schedule import NoiseSchedule
+from bundle.engines.stage import StageTrainer
+from bundle.networks.ema import ExponentialMovingAverage
+from bundle.pictures import save_grid
+from bundle.randomness import seeded_noise
+
+LOSS_TYPES = {"mse": functional.mse_loss, "l1": functional.l1_loss}
+
+
+class DiffusionTrainer(StageTrainer):
+    """Trains a DiffusionModelUNet to undo noise on cached latents.
+
+    Args:
+        diffusion: the network, built by `bundle.artefacts.build`.
+        optimizer: over its weights.
+        scheduler: learning rate, one step a training step.
+        schedule: the forward process and what the network predicts.
+        latents: the latent cache; its autoencoder's file is completed with the latent scale.
+        ema_decay: decay of the averaged weights that sampling uses.
+        loss_type: "mse" (the paper's Eq. 3) or "l1" (what its code runs).
+        min_snr_gamma: None, or gamma of min-SNR weighting.
+        maximum_gradient_norm: None, or the norm gradients are clipped to.
+        sample_seeds: seeds of the images in `samples.png`.
+        sample_steps: DDIM steps of those images.
+        **stage: arguments of StageTrainer.
+    """
+
+    stage = "diffusion"
+
+    def __init__(
+        self,
+        diffusion: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scheduler: Any,
+        schedule: NoiseSchedule,
+        latents: LatentCache,
+        ema_decay: float = 0.9999,
+        loss_type: str = "mse",
+        min_snr_gamma: float | None = None,
+        maximum_gradient_norm: float | None = None,
+        sample_seeds: list[int] | range = range(64),
+        sample_steps: int = 50,
+        **stage: Any,
+    ) -> None:
+        super().__init__(**stage)
+        if loss_type not in LOSS_TYPES:
+            raise ValueError(f"diffusion_loss is {loss_type!r}; it must be one of {sorted(LOSS_TYPES)}")
+        self.diffusion = diffusion
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.schedule = schedule
+        self.latents = latents
+        self.ema = ExponentialMovingAverage(diffusion, ema_decay)
+        self.loss_function = LOSS_TYPES[loss_type]
+        self.min_snr_gamma = min_snr_gamma
+        self.maximum_gradient_norm = maximum_gradient_norm
+        self.sample_seeds = list(sample_seeds)
+        self.sample_steps = sample_steps
+        self.autoencoder: torch.nn.Module | None = None
+        self.autoencoder_facts: dict[str, Any] = {}
+
+    def state_objects(self) -> dict[str, Any]:
+        return {"diffusion": self.diffusion, "ema": self.ema, "optimizer": self.optimizer, "scheduler": self.scheduler}
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "definition": self.diffusion.definition,
+            "schedule": self.schedule.describe(),
+            "autoencoder": self.autoencoder_facts["fingerprint"],
+            "data": self.latents.patches.fingerprint,
+        }
+
+    def prepare(self) -> None:
+        """Loads the autoencoder; the first time, encodes the patches and completes `autoencoder.pt` by their scale."""
+        path = self.latents.autoencoder_file
+        self.latents.patches.prepare()
+        autoencoder, facts = load_artefact(path, "autoencoder")
+        require_same("the data", str(path), facts["data_fingerprint"], "this run", self.latents.patches.fingerprint)
+        takes, makes = self.diffusion.definition["in_channels"], autoencoder.definition["latent_channels"]
+        if takes != makes:
+            raise ValueError(
+                f"{path} makes latents of {makes} channels, the diffusion model takes {takes}: give "
+                f"--latent_channels {makes}, or another --output_dir"
+            )
+        if "latent" not in facts:
+            # Estimated once, kept with the weights, and never estimated again downstream.
+            facts["latent"] = self.latents.prepare().statistics()
+            known = {name: facts[name] for name in facts.keys() - ARTEFACT_HEAD}
+            save_artefact(path, "autoencoder", autoencoder, **known)
+            self.folder.add_metrics("latent", facts["latent"])
+        self.autoencoder_facts = facts
+        self.autoencoder = autoencoder.to(self.state.device).requires_grad_(False)
+
+    def before_first_step(self) -> None:
+        self.latents.prepare()
+
+    @property
+    def scale(self) -> float:
+        """What latents are multiplied by before diffusion and divided by before decoding."""
+        return self.autoencoder_facts["latent"]["scale"]
+
+    def _iteration(self, engine: Any, batchdata: dict[str, torch.Tensor]) -> dict[str, float]:
+        mean = batchdata["mean"].to(self.state.device, non_blocking=True)
+        std = batchdata["std"].to(self.state.device, non_blocking=True)
+        latents = self.scale * (mean + std * torch.randn_like(mean))
+        noise = torch.randn_like(latents)
+        timesteps = torch.randint(self.schedule.timesteps, (len(latents),), device=latents.device)
+        noisy = self.schedule.add_noise(latents, noise, timesteps)
+        self.diffusion.train()
+        with self.autocast():
+            prediction = self.inferer(noisy, self.diffusion, timesteps)
+        target = self.schedule.target(latents, noise, timesteps)
+        losses = self.loss_function(prediction.float(), target, reduction="none").flatten(1).mean(1)
+        loss = (losses * self.schedule.loss_weight(timesteps, self.min_snr_gamma)).mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.maximum_gradient_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.diffusion.parameters(), self.maximum_gradient_norm)
+        self.optimizer.step()
+        self.scheduler.step()
+        self.ema.update(self.diffusion)
+        return {"loss": loss.item()}
+
+    @torch.no_grad()
+    def sample(self, seeds: list[int], batch_size: int = 64) -> torch.Tensor:
+        """Unguided images from the averaged weights, one seed an image: fp32 [len(seeds), 3, S, S] in [-1, 1]."""
+        network = self.averaged_network()
+        size = self.autoencoder_facts["patch_size"]
+        encoded = self.autoencoder.encode(torch.zeros(1, 3, size, size, device=self.state.device))[0]
+        images = []
+        for start in range(0, len(seeds), batch_size):
+            noise = seeded_noise(seeds[start : start + batch_size], tuple(encoded.shape[1:]), self.state.device)
+            with self.autocast():
+                latents = sample_ddim(network, noise, self.schedule, steps=self.sample_steps)
+                images.append(self.autoencoder.decode(latents / self.scale).float().clamp(-1, 1).cpu())
+        return torch.cat(images)
+
+    @torch.no_grad()
+    def held_out_loss(self, draws: int = 4, batch_size: int = 64) -> float:
+        """Mean squared error of the averaged weights on held-out patches, unweighted, over evenly spread noise levels.
+
+        The same noise levels and noise whatever was trained, so that runs on the same patches can be compared.
+        """
+        network = self.averaged_network()
+        part = PatchPart(self.latents.patches, "validation").prepare()
+        images = torch.stack([torch.as_tensor(part.read(index)["image"]) for index in range(len(part))])
+        levels = torch.linspace(0, self.schedule.timesteps - 1, len(images) * draws).round().long()
+        # A fixed shuffle, so that each image meets levels from the whole range.
+        levels = levels[torch.randperm(len(levels), generator=torch.Generator().manual_seed(0))]
+        total = 0.0
+        for start in range(0, len(levels), batch_size):
+            places = torch.arange(start, min(start + batch_size, len(levels)))
+            batch = images[places % len(images)].to(self.state.device).float() / 127.5 - 1
+            latents = self.autoencoder.encode(batch)[0] * self.scale
+            noise = seeded_noise(places.tolist(), tuple(latents.shape[1:]), latents.device)
+            timesteps = levels[places].to(latents.device)
+            noisy = self.schedule.add_noise(latents, noise, timesteps)
+            with self.autocast():
+                prediction = network(noisy, timesteps)
+            error = prediction.float() - self.schedule.target(latents, noise, timesteps)
+            total += error.square().flatten(1).mean(1).sum().item()
+        return total / len(levels)
+
+    def averaged_network(self) -> torch.nn.Module:
+        """A copy of the network with the averaged weights, in evaluation mode."""
+        network = build_from_definition(self.diffusion.definition).to(self.state.device).eval()
+        network.load_state_dict(self.ema.weights)
+        return network
+
+    def save_samples(self, path: Any) -> None:
+        """Saves the fixed seeds' images as a grid marked as synthetic."""
+        facts = {
+            "Model": self.artefact_path.name,
+            "Step": str(self.state.iteration),
+            "Seeds": f"{self.sample_seeds[0]} to {self.sample_seeds[-1]}",
+            "TrainedOn": "built-in generated patches" if self.latents.patches.generated else "patches given by the user",
+        }
+        save_grid(path, self.sample(self.sample_seeds), synthetic=facts)
+
+    def finish(self) -> None:
+        save_artefact(
+            self.artefact_path,
+            "diffusion",
+            self.diffusion,
+            weights=self.ema.weights,
+            raw_weights={name: tensor.detach().cpu() for name, tensor in self.diffusion.state_dict().items()},
+            schedule=self.schedule.describe(),
+            autoencoder_fingerprint=self.autoencoder_facts["fingerprint"],
+            latent_scale=self.scale,
+            patch_size=self.autoencoder_facts["patch_size"],
+            data_fingerprint=self.latents.patches.fingerprint,
+            steps=self.state.iteration,
+        )
+        self.save_samples(self.folder / "samples.png")
+        seconds = self.elapsed()
+        self.folder.add_metrics(
+            "diffusion",
+            {
+                "loss": self.held_out_loss(),
+                "steps": self.steps,
+                "seconds": round(seconds, 1),
+                "patches_per_second": round(self.steps * self.data_loader.items_per_batch / seconds, 2),
+            },
+        )

@@ -1,0 +1,209 @@
+"""What every training stage shares: steps instead of epochs, resume, one artefact at the end."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import time
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from ignite.engine import Events
+from monai.engines import Trainer
+
+from bundle.files import write_atomically
+from bundle.randomness import seed_step
+from bundle.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
+
+
+class StageTrainer(Trainer):
+    """A MONAI/Ignite trainer that runs a number of steps, survives being killed, and writes one artefact.
+
+    A subclass names its stage and says what a step does (`_iteration`), what a checkpoint holds (`state_objects`), what
+    must fit when it is read again (`identity`) and what is written at the end (`finish`). An Ignite "epoch" here is the
+    whole budget: `max_epochs` is 1 and handlers count iterations.
+
+    Order at each step's end: losses are checked to be finite, then the user's handlers run, then the checkpoint is
+    written; a run with a broken loss never touches its checkpoint.
+
+    Args:
+        device: where the networks are.
+        max_epochs: 1; MONAI wants to find it in a trainer's config.
+        train_data_loader: a StepDataLoader.
+        steps: number of optimiser steps of the whole stage.
+        folder: the run's folder.
+        checkpoint_interval: steps between checkpoints.
+        seed: seed of everything random in the stage.
+        precision: "fp32", "bf16" or "auto" (bf16 where the hardware computes in it).
+        inferer: how the network is applied to a batch.
+        train_handlers: Ignite handlers, attached when the run begins. Those that write as soon as they exist are given
+            unbuilt (`"_mode_": "callable"` in a config).
+    """
+
+    stage = ""
+
+    def __init__(
+        self,
+        device: torch.device | str,
+        max_epochs: int,
+        train_data_loader: Any,
+        steps: int,
+        folder: RunFolder,
+        checkpoint_interval: int,
+        seed: int,
+        precision: str = "auto",
+        inferer: Any = None,
+        train_handlers: Sequence | None = None,
+    ) -> None:
+        if steps < 1:
+            raise ValueError(f"--{self.stage}_steps is {steps}; it must be at least 1")
+        super().__init__(
+            device=device, max_epochs=max_epochs, data_loader=train_data_loader, epoch_length=steps, decollate=False
+        )
+        self.steps = steps
+        self.folder = folder
+        self.seed = seed
+        self.inferer = inferer
+        self.autocast_dtype = autocast_dtype(precision, self.state.device)
+        self.seconds = 0.0  # of earlier runs of this stage
+        self.started = 0.0
+        self.checkpoint_interval = checkpoint_interval
+        self.handlers = list(train_handlers or ())
+        self.add_event_handler(Events.ITERATION_STARTED, self._seed)
+        self.add_event_handler(Events.ITERATION_COMPLETED, self._require_finite)
+
+    # What a subclass fills in.
+
+    def state_objects(self) -> dict[str, Any]:
+        """Everything with a `state_dict` that a resumed run needs."""
+        raise NotImplementedError
+
+    def identity(self) -> dict[str, Any]:
+        """Facts that must be the same for a checkpoint to be continued, as plain data."""
+        raise NotImplementedError
+
+    def prepare(self) -> None:
+        """What must be known before a checkpoint can be judged: the data, earlier artefacts."""
+
+    def before_first_step(self) -> None:
+        """What only training needs, such as filled caches."""
+
+    def finish(self) -> None:
+        """Writes the stage's artefact and metrics."""
+        raise NotImplementedError
+
+    # What they share.
+
+    @property
+    def checkpoint_path(self):
+        return self.folder / f"{self.stage}_checkpoint.pt"
+
+    @property
+    def artefact_path(self):
+        return self.folder / f"{self.stage}.pt"
+
+    def autocast(self) -> torch.autocast:
+        """The context the networks run in; losses are computed outside it, in fp32."""
+        return torch.autocast(self.state.device.type, self.autocast_dtype, enabled=self.autocast_dtype != torch.float32)
+
+    def elapsed(self) -> float:
+        """Seconds spent in this stage, earlier runs included."""
+        return self.seconds + time.monotonic() - self.started
+
+    def run(self) -> None:
+        """Runs the stage from its checkpoint, or from the start; does nothing where it has already ended."""
+        self.folder.open()
+        self.prepare()
+        done = self.load_checkpoint()
+        if done >= self.steps and self.artefact_path.is_file():
+            logger.info(f"{self.stage}: all {self.steps} steps were done before; kept {self.artefact_path}")
+            return
+        self.started = time.monotonic()
+        if done < self.steps:
+            self.before_first_step()
+            logger.info(
+                f"{self.stage}: {f'continuing after step {done} of' if done else 'training for'} {self.steps} steps on "
+                f"{self.state.device} in {str(self.autocast_dtype).removeprefix('torch.')}"
+            )
+            self.state.iteration = done
+            self.data_loader.start = done
+            self.attach_handlers()
+            super().run()
+            self.save_checkpoint()
+        self.finish()
+
+    def attach_handlers(self) -> None:
+        """Attaches the handlers, then the checkpoint, which must come last in a step."""
+        for handler in self.handlers:
+            (handler() if isinstance(handler, functools.partial) else handler).attach(self)
+        self.handlers = []
+        self.add_event_handler(Events.ITERATION_COMPLETED(every=self.checkpoint_interval), self.save_checkpoint)
+
+    def _seed(self) -> None:
+        seed_step(self.seed, zlib.crc32(self.stage.encode()), self.state.iteration, self.state.rank)
+
+    def _require_finite(self) -> None:
+        broken = {name: value for name, value in self.state.output.items() if not math.isfinite(value)}
+        if broken:
+            raise FloatingPointError(
+                f"{self.stage}: not finite at step {self.state.iteration}: {broken}. The checkpoint "
+                f"{self.checkpoint_path} is from before and untouched; try a lower learning rate, or --precision fp32"
+            )
+
+    def save_checkpoint(self) -> None:
+        """Saves all a resumed run needs, atomically."""
+        content = {
+            "step": self.state.iteration,
+            "seed": self.seed,  # with the step, the whole random state: see bundle.randomness
+            "seconds": self.elapsed(),
+            "identity": self.identity(),
+            "state": {name: item.state_dict() for name, item in self.state_objects().items()},
+        }
+        write_atomically(self.checkpoint_path, lambda temporary: torch.save(content, temporary))
+
+    def load_checkpoint(self) -> int:
+        """Restores the last checkpoint.
+
+        Returns:
+            the number of steps done, 0 without a checkpoint.
+
+        Raises:
+            ValueError: it was made with another architecture, data or seed; both sides are named.
+        """
+        if not self.checkpoint_path.is_file():
+            return 0
+        content = torch.load(self.checkpoint_path, map_location=self.state.device, weights_only=True)
+        for name, value in {**self.identity(), "seed": self.seed}.items():
+            saved = content["seed"] if name == "seed" else content["identity"].get(name)
+            if saved != value:
+                raise ValueError(
+                    f"{self.checkpoint_path} can't be continued: its {name} is {saved}, this run's is {value}. Give "
+                    "the former setting, or another --output_dir"
+                )
+        for name, item in self.state_objects().items():
+            item.load_state_dict(content["state"][name])
+        self.seconds = content["seconds"]
+        return content["step"]
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The type that matrix products and convolutions are computed in.
+
+    Raises:
+        ValueError: an unknown precision.
+    """
+    types = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    if precision in types:
+        return types[precision]
+    if precision != "auto":
+        raise ValueError(f"precision is {precision!r}; it must be one of auto, bf16, fp32")
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    # Without the instruction, bf16 on a CPU is emulated and slower than fp32.
+    fast = device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    return torch.bfloat16 if fast else torch.float32

@@ -1,0 +1,44 @@
+"""A progress bar that knows where a resumed run starts."""
+
+from __future__ import annotations
+
+from ignite.engine import Engine, Events
+from tqdm import tqdm
+
+
+class Progress:
+    """Shows steps, losses averaged over about the last hundred steps, and the time that remains.
+
+    Ignite's own bar starts every run at 0, which makes a resumed run's remaining time wrong.
+    """
+
+    def __init__(self) -> None:
+        self.bar: tqdm | None = None
+        self.smooth: dict[str, float] = {}
+
+    def attach(self, engine: Engine) -> None:
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.step)
+        engine.add_event_handler(Events.COMPLETED | Events.EXCEPTION_RAISED, self.close)
+
+    def start(self, engine: Engine) -> None:
+        self.bar = tqdm(
+            total=engine.state.epoch_length,
+            initial=engine.state.iteration,
+            desc=getattr(engine, "stage", "steps"),
+            unit="step",
+            dynamic_ncols=True,
+            mininterval=1.0,
+        )
+
+    def step(self, engine: Engine) -> None:
+        for name, value in engine.state.output.items():
+            self.smooth[name] = 0.99 * self.smooth.get(name, value) + 0.01 * value
+        self.bar.set_postfix({name: f"{value:.3g}" for name, value in self.smooth.items()}, refresh=False)
+        self.bar.update()
+
+    def close(self, engine: Engine, error: BaseException | None = None) -> None:
+        if self.bar is not None:
+            self.bar.close()
+        if error is not None:
+            raise error  # Ignite swallows an exception that a handler listens to

@@ -1,0 +1,29 @@
+"""Randomness as a function of (seed, place), so that a resumed run equals an uninterrupted one.
+
+No stage carries a random state from step to step: what step k draws depends on the seed and k alone. A run killed
+after any step therefore continues bit for bit, and a picture depends on its own seed and not on its neighbours.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+
+def mix_seed(*numbers: int) -> int:
+    """One well-spread seed in [0, 2^63) from several non-negative integers (numpy's SeedSequence hash)."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+
+
+def seed_step(seed: int, stage: int, step: int, rank: int = 0) -> None:
+    """Seeds torch's generators (CPU and every GPU) for one training step of one stage in one process."""
+    torch.manual_seed(mix_seed(seed, stage, step, rank))
+
+
+def seeded_noise(seeds: list[int], shape: tuple[int, ...], device: torch.device | str = "cpu") -> torch.Tensor:
+    """Standard normal noise [len(seeds), *shape], one generator a seed, so an image is the same in any batch.
+
+    It is drawn on the CPU, because a GPU's generator gives other numbers for the same seed.
+    """
+    noise = [torch.randn(shape, generator=torch.Generator().manual_seed(mix_seed(seed))) for seed in seeds]
+    return torch.stack(noise).to(device)

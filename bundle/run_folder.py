@@ -1,0 +1,82 @@
+"""The folder of one run: who may write into it, the executed config, the metrics."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from bundle.files import write_json
+from bundle.workflow import executed_config
+
+logger = logging.getLogger(__name__)
+
+
+class RunFolder:
+    """An output folder that one process at a time may write into.
+
+    Nothing is created before :meth:`open`.
+
+    Args:
+        path: the folder; relative to the current directory.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._lock: FileLock | None = None
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def open(self) -> None:
+        """Locks the folder for this process and saves the executed config as `config.json`.
+
+        The lock belongs to the process and goes with it, also after kill -9.
+
+        Raises:
+            RuntimeError: another living process holds the folder.
+        """
+        if self._lock is not None:
+            return
+        if self.path.exists() and not self.path.is_dir():
+            raise NotADirectoryError(f"--output_dir {self.path} is a file; name a folder")
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise RuntimeError(
+                f"another run is writing to {self.path.resolve()}: wait for it to end, or choose another --output_dir"
+            ) from None
+        self._lock = lock
+        settings = executed_config()
+        if settings is not None:
+            write_json(self.path / "config.json", settings)
+
+    def close(self) -> None:
+        """Gives the lock back."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def report(self, files: tuple[str, ...], next_command: str) -> None:
+        """Says where the results are and what to run next."""
+        found = "\n".join(f"  {self.path / name}" for name in files if (self.path / name).is_file())
+        logger.info(f"done. Results:\n{found}\nnext: {next_command}")
+
+    def metrics(self) -> dict[str, Any]:
+        """The content of `metrics.json`, {} before the first stage has ended."""
+        path = self.path / "metrics.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    def add_metrics(self, section: str, values: dict[str, Any]) -> None:
+        """Updates one section of `metrics.json`, atomically."""
+        metrics = self.metrics()
+        metrics.setdefault(section, {}).update(values)
+        metrics["command"] = shlex.join(["python", "-m", "monai.bundle", *sys.argv[1:]])
+        write_json(self.path / "metrics.json", metrics)

@@ -1,0 +1,68 @@
+"""What all tests share: the bundle on the import path, and a tiny pre-training."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+TINY = {
+    "patch_size": 32,
+    "generated_per_class": 2,
+    "generated_slides": 3,
+    "autoencoder_steps": 4,
+    "autoencoder_batch_size": 4,
+    "autoencoder_channels": [16, 16],
+    "adversarial_start": 3,
+    "diffusion_steps": 4,
+    "diffusion_batch_size": 4,
+    "diffusion_channels": [32, 32],
+    "diffusion_attention": [False, True],
+    "diffusion_residual_blocks": 1,
+    "latent_orientations": 2,
+    "num_inference_steps": 2,
+    "checkpoint_interval": 2,
+    "picture_interval": 4,
+    "val_interval": 4,
+    "precision": "fp32",
+    "device": "cpu",
+}
+
+
+@pytest.fixture(scope="session")
+def bundle_root() -> Path:
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder of real H&E patches, or skip."""
+    folder = os.environ.get("HISTODIFFUSION_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("HISTODIFFUSION_DATA does not name a folder with pretrain/ and crc7/")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def workflow():
+    """Makes an initialized pre-training workflow with tiny settings, from any folder."""
+    from monai.bundle import ConfigWorkflow
+
+    def make(config="pretrain.json", **settings):
+        files = [str(ROOT / "configs" / name) for name in ([config] if isinstance(config, str) else config)]
+        made = ConfigWorkflow(config_file=files, workflow_type="train", bundle_root=str(ROOT), **{**TINY, **settings})
+        made.initialize()
+        return made
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def pretrained(workflow, tmp_path_factory) -> Path:
+    """The output folder of one tiny pre-training on built-in patches."""
+    folder = tmp_path_factory.mktemp("runs") / "pretrain"
+    workflow(output_dir=str(folder)).run()
+    return folder
