@@ -16,22 +16,26 @@ import torch
 from monai.networks import nets
 
 from bundle.files import write_atomically
+from bundle.randomness import mix_seed
 
 FORMAT = "histodiffusion/1"
 ARTEFACT_HEAD = {"format", "kind", "definition", "weights", "fingerprint"}  # what save_artefact writes by itself
 
 
-def build(definition: functools.partial) -> torch.nn.Module:
+def build(definition: functools.partial, seed: int = 0) -> torch.nn.Module:
     """Builds a network from a config item with `"_mode_": "callable"` and remembers how, for the artefact.
 
     Args:
         definition: a network class of `monai.networks.nets` with all its arguments bound.
+        seed: seed of its initial weights; torch's own random state is left as it was.
 
     Returns:
         the network; its `definition` attribute is `{"_target_": class name, **arguments}`.
     """
     described = {"_target_": definition.func.__name__, **definition.keywords}
-    return build_from_definition(described)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(mix_seed(seed))
+        return build_from_definition(described)
 
 
 def build_from_definition(definition: dict[str, Any]) -> torch.nn.Module:
@@ -133,4 +137,6 @@ def load_weights(network: torch.nn.Module, weights: dict[str, torch.Tensor], ori
 def require_same(what: str, left_name: str, left: Any, right_name: str, right: Any) -> None:
     """Refuses two artefacts that don't belong together, both sides named."""
     if left != right:
-        raise ValueError(f"{what} differs: {left_name} has {left}, {right_name} has {right}; they don't belong together")
+        raise ValueError(
+            f"{what} differs: {left_name} has {left}, {right_name} has {right}; they don't belong together"
+        )

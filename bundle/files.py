@@ -11,8 +11,14 @@ from pathlib import Path
 from typing import Any
 
 
-def write_atomically(path: str | Path, write: Callable[[Path], Any]) -> Path:
+def write_atomically(path: str | Path, write: Callable[[Path], Any], remedy: str = "", durable: bool = True) -> Path:
     """Calls `write(temporary_path)` and renames the result to `path`; on any failure `path` stays as it was.
+
+    Args:
+        path: where the file will be; missing folders are made.
+        write: fills the file at the path it is given.
+        remedy: what a user may do about a full disk, besides freeing space.
+        durable: whether to wait until the content is on the disk; not worth it for thousands of small pictures.
 
     Raises:
         OSError: the disk is full (the message names the file and the free space) or the folder can't be written to.
@@ -23,8 +29,9 @@ def write_atomically(path: str | Path, write: Callable[[Path], Any]) -> Path:
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
         write(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
+        if durable:
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:
         if is_disk_full(error, path):
@@ -32,7 +39,7 @@ def write_atomically(path: str | Path, write: Callable[[Path], Any]) -> Path:
             raise OSError(
                 errno.ENOSPC,
                 f"the disk is full: {path} could not be written, {free:.0f} MiB are free in {path.parent}. "
-                "What was saved before is untouched: free some space and give the same command again",
+                f"What was saved before is untouched: free some space{remedy} and give the same command again",
             ) from error
         raise
     finally:

@@ -8,6 +8,8 @@ is a mean; dividing the KL term by the same number keeps the published weight, 1
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as functional
 
@@ -57,6 +59,11 @@ class AutoencoderLoss:
         self.kl_weight = kl_weight
         self.adversarial_weight = adversarial_weight
         self.adversarial_start = adversarial_start
+
+    def describe(self) -> dict[str, Any]:
+        """The settings, as plain data: a run continued with others would be another run."""
+        names = ("perceptual_weight", "kl_weight", "adversarial_weight", "adversarial_start")
+        return {"perceptual_network": self.perceptual.network, **{name: getattr(self, name) for name in names}}
 
     def adversarial(self, step: int) -> bool:
         """Whether the adversarial term and the discriminator are active at this step (counted from 1)."""
@@ -109,7 +116,7 @@ class AutoencoderLoss:
             discriminator.requires_grad_(True)
             adversarial_gradient = torch.autograd.grad(generator_loss, seen)[0]
             weight = self.adversarial_weight * adaptive_weight(
-                reconstruction, last_layer, gradient, adversarial_gradient
+                reconstruction, last_layer, gradient, adversarial_gradient, images[0].numel()
             )
             gradient = gradient + weight * adversarial_gradient
             terms |= {"adversarial": generator_loss, "adversarial_weight": weight}
@@ -119,18 +126,24 @@ class AutoencoderLoss:
 
 
 def adaptive_weight(
-    reconstruction: torch.Tensor, last_layer: torch.Tensor, gradient: torch.Tensor, adversarial_gradient: torch.Tensor
+    reconstruction: torch.Tensor,
+    last_layer: torch.Tensor,
+    gradient: torch.Tensor,
+    adversarial_gradient: torch.Tensor,
+    values: int,
 ) -> torch.Tensor:
-    """Norm of the reconstruction gradient over that of the adversarial one, both at the last layer, in [0, 1e4].
+    """Norm of the reconstruction gradient over that of the adversarial one, both at the last layer.
 
-    Esser, Rombach & Ommer, VQGAN (arXiv 2012.09841) Eq. 7, with latent diffusion's 1e-4 in the divisor. The ratio is
-    the same for sums and means but for that constant, so the reduction above does not change it.
+    Esser, Rombach & Ommer, VQGAN (arXiv 2012.09841) Eq. 7, with latent diffusion's 1e-4 in the divisor. There the
+    reconstruction is a sum over an image's `values` and the ratio is cut at 1e4; here it is a mean, so the ratio is that
+    many times smaller and cut at 1e4 / values, which leaves the same loss up to the common factor.
     """
     norms = [
-        torch.autograd.grad(reconstruction, last_layer, part.to(reconstruction.dtype), retain_graph=True)[0].float().norm()
+        torch.autograd.grad(reconstruction, last_layer, part.to(reconstruction.dtype), retain_graph=True)[0]
         for part in (gradient, adversarial_gradient)
     ]
-    return (norms[0] / (norms[1] + 1e-4)).clamp(0, 1e4).detach()
+    ratio = norms[0].float().norm() / (norms[1].float().norm() + 1e-4)
+    return ratio.clamp(0, 1e4 / values).detach()
 
 
 def patch_logits(discriminator: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:

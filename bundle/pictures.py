@@ -28,7 +28,9 @@ def tile(images: np.ndarray, columns: int, gap: int = 2, zoom: int = 2) -> np.nd
     return sheet.repeat(zoom, axis=0).repeat(zoom, axis=1)
 
 
-def save_grid(path: str | Path, images: torch.Tensor, columns: int = 8, synthetic: dict[str, str] | None = None) -> None:
+def save_grid(
+    path: str | Path, images: torch.Tensor, columns: int = 8, synthetic: dict[str, str] | None = None
+) -> None:
     """Saves images [B, 3, H, W] in [-1, 1] as one PNG, small patches enlarged to be seen.
 
     Args:

@@ -6,6 +6,7 @@ import json
 import logging
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ class RunFolder:
         return self.path / name
 
     def open(self) -> None:
-        """Locks the folder for this process and saves the executed config as `config.json`.
+        """Locks the folder for this process.
 
         The lock belongs to the process and goes with it, also after kill -9.
 
@@ -54,9 +55,12 @@ class RunFolder:
                 f"another run is writing to {self.path.resolve()}: wait for it to end, or choose another --output_dir"
             ) from None
         self._lock = lock
-        settings = executed_config()
-        if settings is not None:
-            write_json(self.path / "config.json", settings)
+
+    def save_config(self) -> None:
+        """Keeps the executed config as `config.json`, which MONAI can run again."""
+        config = executed_config()
+        if config is not None:
+            write_json(self.path / "config.json", config)
 
     def close(self) -> None:
         """Gives the lock back."""
@@ -64,7 +68,7 @@ class RunFolder:
             self._lock.release()
             self._lock = None
 
-    def report(self, files: tuple[str, ...], next_command: str) -> None:
+    def report(self, files: Sequence[str], next_command: str) -> None:
         """Says where the results are and what to run next."""
         found = "\n".join(f"  {self.path / name}" for name in files if (self.path / name).is_file())
         logger.info(f"done. Results:\n{found}\nnext: {next_command}")
@@ -78,5 +82,6 @@ class RunFolder:
         """Updates one section of `metrics.json`, atomically."""
         metrics = self.metrics()
         metrics.setdefault(section, {}).update(values)
-        metrics["command"] = shlex.join(["python", "-m", "monai.bundle", *sys.argv[1:]])
+        if sys.argv[0].endswith("__main__.py"):  # else a program of the user's own called us
+            metrics["command"] = shlex.join(["python", "-m", "monai.bundle", *sys.argv[1:]])
         write_json(self.path / "metrics.json", metrics)

@@ -19,8 +19,9 @@ from monai.bundle.properties import InferProperties, TrainProperties
 
 # Ids that MONAI reads by name or adds by itself, so that no `@id` needs to point at them.
 READ_BY_MONAI = {"imports", "initialize", "run", "finalize", "_meta_", "save_execute_config", "description"}
-READ_BY_MONAI |= {re.split("::|#", prop["id"])[0] for prop in [*TrainProperties.values(), *InferProperties.values()]}
-REFERENCE = re.compile(r"@(?:::|#)*(\w+)")
+PROPERTIES = [prop["id"].split("::") for prop in [*TrainProperties.values(), *InferProperties.values()]]
+READ_BY_MONAI |= {"::".join(parts[:depth]) for parts in PROPERTIES for depth in (1, 2)}
+REFERENCE = re.compile(r"@(?:::|#)*(\w+)(?:(?:::|#)(\w+))?")
 
 
 def running_parser() -> ConfigParser | None:
@@ -36,39 +37,72 @@ def running_parser() -> ConfigParser | None:
 
 
 def references(content: Any) -> set[str]:
-    """Top-level ids that a part of a config refers to by `@id`."""
-    return set(REFERENCE.findall(json.dumps(content, default=str)))
+    """Ids of the first and second level, "section" and "section::item", that a part of a config refers to by `@id`."""
+    found = REFERENCE.findall(json.dumps(content, default=str))
+    return {section for section, _ in found} | {f"{section}::{item}" for section, item in found}
 
 
-def check_settings(bundle_root: str, entry_points: Iterable[str] = ()) -> None:
-    """Refuses a config with a top-level setting that nothing reads, such as a misspelt flag of the command line.
+def check_settings(bundle_root: str, unreferenced: Iterable[str] = ()) -> None:
+    """Refuses a config with a setting that nothing reads, such as a misspelt flag of the command line.
+
+    Looks at top-level ids and at the items of plain sections such as `train`; below that MONAI itself complains.
 
     Also fixes `bundle_root` in the config, since its default looks at the call stack.
 
     Args:
         bundle_root: the folder of the bundle.
-        entry_points: ids that a user may run, besides `run`.
+        unreferenced: ids of the config that nothing needs to refer to: what a user may run, what an overlay may make idle.
 
     Raises:
         ValueError: names each such setting and the one it may be meant for.
     """
+    explain_errors_of_the_command_line()
     parser = running_parser()
     if parser is None:
         return
     config = parser.get()
     parser["bundle_root"] = bundle_root
-    known = READ_BY_MONAI | set(entry_points)
+    known = READ_BY_MONAI | set(unreferenced)
     for name, content in config.items():
         known |= references(content) - {name}
-    unread = [name for name in config if name not in known]
+    sections = [name for name, content in config.items() if isinstance(content, dict) and "_target_" not in content]
+    names = [
+        *config,
+        *(f"{section}::{item}" for section in sections if section != "_meta_" for item in config[section]),
+    ]
+    unread = [name for name in names if name not in known]
     if not unread:
         return
     hints = []
     for name in unread:
-        close = difflib.get_close_matches(name, [key for key in config if key in known], n=1)
+        close = difflib.get_close_matches(name, [key for key in names if key in known], n=1)
         hints.append(f"--{name}" + (f" (did you mean --{close[0]}?)" if close else ""))
     settings = sorted(name for name, content in config.items() if name in known and is_setting(content))
-    raise ValueError(f"no such setting: {', '.join(hints)}. The settings of this config are: {', '.join(settings)}")
+    raise ValueError(
+        f"nothing reads the setting {', '.join(hints)}. The settings of this config are: {', '.join(settings)}"
+    )
+
+
+def check_sizes(
+    patch_size: int, autoencoder_channels: list[int], diffusion_channels: list[int], steps: dict[str, int]
+) -> None:
+    """Refuses sizes that would fail only after an hour, when the second network first meets a latent.
+
+    Raises:
+        ValueError: names the value and the multiple that is needed.
+    """
+    for name, number in steps.items():
+        if not isinstance(number, int) or number < 1:
+            raise ValueError(f"{name} is {number!r}; it must be an integer of at least 1")
+    # Each level but the first halves the side, in the autoencoder and again in the diffusion model.
+    factor = 2 ** (len(autoencoder_channels) - 1)
+    multiple = factor * 2 ** (len(diffusion_channels) - 1)
+    if not isinstance(patch_size, int) or patch_size < multiple or patch_size % multiple:
+        raise ValueError(
+            f"--patch_size is {patch_size!r}; it must be a multiple of {multiple}: the autoencoder's "
+            f"{len(autoencoder_channels)} levels reduce by {factor}, the diffusion model's {len(diffusion_channels)} by "
+            f"{multiple // factor} more"
+        )
 
 
 def is_setting(content: Any) -> bool:
@@ -104,3 +138,20 @@ def is_plain(value: Any) -> bool:
         return json.loads(json.dumps(value)) == value
     except (TypeError, ValueError):
         return False
+
+
+def explain_errors_of_the_command_line() -> None:
+    """Under `python -m monai.bundle`, ends an error with its cause.
+
+    MONAI wraps whatever goes wrong in "Failed to evaluate ConfigExpression", which is what a terminal would show last.
+    """
+    if not sys.argv[0].endswith("__main__.py") or sys.excepthook is not sys.__excepthook__:
+        return
+
+    def explain(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
+        sys.__excepthook__(kind, error, traceback)
+        while error.__cause__ is not None:
+            error = error.__cause__
+        print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
+
+    sys.excepthook = explain

@@ -17,6 +17,8 @@ TINY = {
     "autoencoder_batch_size": 4,
     "autoencoder_channels": [16, 16],
     "adversarial_start": 3,
+    "autoencoder_cool_down": 2,
+    "norm_groups": 8,
     "diffusion_steps": 4,
     "diffusion_batch_size": 4,
     "diffusion_channels": [32, 32],

@@ -37,7 +37,9 @@ def test_mean_form_is_latent_diffusions_sum_form_divided_by_the_values():
         published = published + 1e-6 * kl_divergence(mean, std).sum() / 4
         loss = AutoencoderLoss(perceptual, perceptual_weight=1.0, kl_weight=1e-6)
         values = 3 * size * size
-        ours = loss.total_reconstruction(loss.reconstruction(images, reconstruction)) + loss.scaled_kl(mean, std, values)
+        ours = loss.total_reconstruction(loss.reconstruction(images, reconstruction)) + loss.scaled_kl(
+            mean, std, values
+        )
         torch.testing.assert_close(ours * values, published, rtol=1e-4, atol=1e-4)
 
 
@@ -70,10 +72,8 @@ def test_gradient_is_that_of_the_written_out_loss():
     reconstruction, mean, std = autoencoder(images)
     written_out = loss.total_reconstruction(loss.reconstruction(images, reconstruction))
     generator_loss = -patch_logits(discriminator, reconstruction).mean()
-    norms = [
-        torch.autograd.grad(part, last, retain_graph=True)[0].norm() for part in (written_out, generator_loss)
-    ]
-    weight = 0.5 * (norms[0] / (norms[1] + 1e-4)).clamp(0, 1e4).detach()
+    norms = [torch.autograd.grad(part, last, retain_graph=True)[0].norm() for part in (written_out, generator_loss)]
+    weight = 0.5 * (norms[0] / (norms[1] + 1e-4)).clamp(0, 1e4 / images[0].numel()).detach()
     total = written_out + weight * generator_loss + 1e-2 * kl_divergence(mean, std).mean() / images[0].numel()
     expected = torch.autograd.grad(total, list(autoencoder.parameters()))
 
@@ -93,8 +93,13 @@ def test_adversarial_term_waits_for_its_step():
     assert not AutoencoderLoss(PerceptualDistance("random"), adversarial_weight=0.0).adversarial(10)
 
 
-def test_adaptive_weight_is_bounded():
+def test_adaptive_weight_is_cut_as_published():
+    """Latent diffusion: clamp(|sum gradient| / (|g| + 1e-4), 0, 1e4); ours times `values` is that, cut or not."""
     weight = torch.ones(3, requires_grad=True)
-    output = weight * 2
-    huge = adaptive_weight(output, weight, torch.full((3,), 1e9), torch.zeros(3))
-    assert huge.item() == 1e4
+    values = 100
+    for size in (1e-3, 1e9):
+        mean_gradient, other = torch.full((3,), size), torch.full((3,), 0.5)
+        norms = [(2 * gradient).norm().item() for gradient in (mean_gradient * values, other)]
+        published = min(norms[0] / (norms[1] + 1e-4), 1e4)
+        ours = adaptive_weight(weight * 2, weight, mean_gradient, other, values).item()
+        assert ours * values == pytest.approx(published, rel=1e-4)

@@ -10,19 +10,20 @@ is always there. Whoever writes must hold the lock of the store.
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+
+from bundle.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
 NOT_CACHED = -1
+REMEDY = ", give a --cache_dir on another disk, or lower --cache_gigabytes,"
 
 
 class Record(NamedTuple):
@@ -74,8 +75,7 @@ class SourceCache:
         chunk = time.time_ns()
         rows = [row for row in pixels if row is not None]
         if rows:
-            size = rows[0].nbytes * len(rows)
-            write_atomically(self._pixel_file(chunk), lambda stream: np.save(stream, np.stack(rows)), size)
+            write_atomically(self._pixel_file(chunk), lambda temporary: np.save(temporary, np.stack(rows)), REMEDY)
         next_row = 0
         placed: dict[str, Record] = {}
         for file, record, row in zip(files, records, pixels):
@@ -97,7 +97,7 @@ class SourceCache:
             self._pixels(chunk)
         used = {self._pixel_file(chunk) for chunk in chunks}
         unused = [path for path in self.folder.glob("pixels-*.npy") if path not in used]
-        for path in [*parts, *unused, *self.folder.glob("*.tmp")]:
+        for path in [*parts, *unused, *self.folder.glob(".*.tmp.*")]:
             path.unlink(missing_ok=True)
 
     def pixels(self, file: str) -> np.ndarray | None:
@@ -117,30 +117,6 @@ class SourceCache:
         return self._chunks[chunk]
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], object], size: int) -> None:
-    """Let `write` fill a temporary file in the same folder, then put it in place; `size` is the space needed, in bytes.
-
-    Raises:
-        OSError: with the file, the space needed and the remedy where the disk is full. No half file stays behind.
-    """
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with open(temporary, "wb") as stream:
-            write(stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OSError(
-                error.errno,
-                f"no space left to write {path}, which needs {size / 1e6:.1f} MB. Free some, give a --cache_dir on "
-                "another disk, or lower --cache_gigabytes",
-            ) from error
-        raise
-
-
 def _write_records(path: Path, records: dict[str, Record]) -> None:
     columns = dict(zip(Record._fields, zip(*records.values()))) if records else {name: () for name in Record._fields}
     arrays = {
@@ -150,8 +126,7 @@ def _write_records(path: Path, records: dict[str, Record]) -> None:
     # longest path, for every path.
     for name, strings in (("name", records), ("sha256", columns["sha256"]), ("reason", columns["reason"])):
         arrays[name] = np.frombuffer("\0".join(strings).encode(errors="surrogateescape"), np.uint8)
-    size = sum(array.nbytes for array in arrays.values())
-    write_atomically(path, lambda stream: np.savez(stream, **arrays), size)
+    write_atomically(path, lambda temporary: np.savez(temporary, **arrays), REMEDY)
 
 
 def _read_records(path: Path) -> dict[str, Record]:

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from bundle.data.generated_tissue import ARCHITECTURES, FIELD_OF_VIEW, Canvas
 from bundle.data.marks import ALGORITHMIC_MEDIA, read_marks, save_marked_png
 from bundle.data.stain import EOSIN, HAEMATOXYLIN, optical_density_to_rgb
+from bundle.files import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -170,9 +171,7 @@ def _claim(folder: Path, arguments: dict) -> None:
             return
     if any(not entry.name.startswith(".") for entry in folder.iterdir()):
         raise ValueError(f"{folder} holds files that were not generated: choose an empty folder")
-    temporary = folder / f".{_UNFINISHED_RECORD}.{os.getpid()}.tmp"
-    temporary.write_text(json.dumps(arguments, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / _UNFINISHED_RECORD)
+    write_json(folder / _UNFINISHED_RECORD, arguments)
 
 
 def _check(classes: Sequence[str], slides: Sequence[int], size: int, seed: int) -> None:

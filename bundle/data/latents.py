@@ -54,7 +54,7 @@ class LatentCache:
         cache_dir: str | Path,
         device: torch.device | str,
         orientations: int = 8,
-        batch_size: int = 128,
+        batch_size: int = 32,
     ) -> None:
         if not 1 <= orientations <= 8:
             raise ValueError(f"--latent_orientations is {orientations}; it must lie between 1 and 8")
@@ -109,7 +109,7 @@ class LatentCache:
             batch = torch.stack(images).to(self.device).float() / 127.5 - 1
             mean, std = autoencoder.encode(batch)
             latents[places.start : places.stop] = torch.stack([mean, std], 1).half().cpu().numpy()
-            if number % 20 == 19 or places.stop == total:
+            if number % 50 == 49 or places.stop == total:
                 latents.flush()
                 record = json.loads((folder / "progress.json").read_text())
                 write_json(folder / "progress.json", {**record, "done": places.stop})

@@ -6,13 +6,14 @@ it for whoever opens the file without an XMP reader.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+
+from bundle.files import write_atomically
 
 ALGORITHMIC_MEDIA = "http://cv.iptc.org/newscodes/digitalsourcetype/algorithmicMedia"
 TRAINED_ALGORITHMIC_MEDIA = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
@@ -40,7 +41,7 @@ def save_marked_png(
     """Write an image as PNG, marked as synthetic. The file appears whole or not at all; equal input, equal bytes.
 
     Args:
-        path: the file to write; its folder must exist.
+        path: the file to write.
         image: uint8 [height, width, 3], RGB.
         digital_source_type: :data:`ALGORITHMIC_MEDIA` or :data:`TRAINED_ALGORITHMIC_MEDIA`.
         fields: further text chunks, by keyword (1 to 79 Latin-1 characters).
@@ -64,13 +65,9 @@ def save_marked_png(
     chunks.add_itxt(_XMP_KEYWORD, _XMP_PACKET.format(digital_source_type=digital_source_type, **_XMP_NAMES))
     for name, value in {**_OWN_FIELDS, **fields}.items():
         chunks.add_text(name, value)
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        Image.fromarray(image).save(temporary, format="PNG", pnginfo=chunks)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(
+        path, lambda temporary: Image.fromarray(image).save(temporary, format="PNG", pnginfo=chunks), durable=False
+    )
 
 
 def read_marks(path: str | Path) -> dict[str, str]:

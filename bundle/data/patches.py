@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections import Counter
 from pathlib import Path
@@ -25,7 +26,8 @@ class TrainingPatches:
         cache_dir: where index, pixel cache and built-in patches are kept.
         patch_size: pixels a side.
         validation_slides: slides (first-level folders) to hold out; None chooses by `validation_share`.
-        validation_share: with slides, the fewest slides that hold this share of the patches; without, single patches.
+        validation_share: with three slides or more, slides are drawn until they hold this share of the patches; with
+            fewer, single patches are drawn.
         validation_maximum: at most so many held-out patches are measured, evenly spaced.
         generated_per_class: built-in patches a class and slide.
         generated_slides: number of built-in slides.
@@ -49,7 +51,9 @@ class TrainingPatches:
         self.dataset_dir = dataset_dir
         self.cache_dir = Path(cache_dir)
         self.patch_size = patch_size
-        self.validation_slides = [validation_slides] if isinstance(validation_slides, str) else validation_slides
+        # A command line gives a name alone as text or, where it looks like one, as a number.
+        names = [validation_slides] if isinstance(validation_slides, (str, int)) else validation_slides
+        self.validation_slides = None if names is None else [str(name) for name in names]
         self.validation_share = validation_share
         self.validation_maximum = validation_maximum
         self.generated_per_class = generated_per_class
@@ -65,9 +69,10 @@ class TrainingPatches:
 
     @property
     def fingerprint(self) -> str:
-        """Identity of the training patches: their pixels, the patch size, and which are held out."""
-        held_out = ",".join(sorted(self.held_out_slides)) or str(int(self.held_out.sum()))
-        return f"{self.prepare().store.fingerprint}:{held_out}"
+        """Identity of the data: SHA-256 over the store's fingerprint and the pixel hashes of what is held out."""
+        store = self.prepare().store
+        held_out = sorted(store.sha256[index] for index in np.flatnonzero(self.held_out))
+        return hashlib.sha256("".join([store.fingerprint, *held_out]).encode()).hexdigest()
 
     @property
     def held_out_slides(self) -> set[str]:
@@ -90,6 +95,11 @@ class TrainingPatches:
             )
         store = PatchStore(directory, self.patch_size, self.cache_dir, **self.store_arguments).prepare()
         self.held_out = self.choose_held_out(store)
+        if self.held_out.all() or not self.held_out.any():
+            raise ValueError(
+                f"{int(self.held_out.sum())} of {len(store)} patches would be held out; there must be some, and some left "
+                "to train on: change --validation_share or --validation_slides"
+            )
         self.store = store
         logger.info(f"{store.summary()}\n{self.summary()}")
         return self

@@ -17,10 +17,11 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from bundle.data.cache import NOT_CACHED, Record, SourceCache, write_atomically
+from bundle.data.cache import NOT_CACHED, Record, SourceCache
 from bundle.data.sources import Item, Listing, UnreadableImage, list_source, parse_sources, read_rgb, split_member
 from bundle.data.stain import macenko_normalise
 from bundle.data.transforms import resize_patch
+from bundle.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -249,7 +250,7 @@ class PatchStore:
         text = io.StringIO(newline="")
         csv.writer(text).writerows([("source", "file", "reason"), *rejected])
         content = text.getvalue().encode(errors="surrogateescape")
-        write_atomically(self.rejected_file, lambda stream: stream.write(content), len(content))
+        write_atomically(self.rejected_file, lambda temporary: temporary.write_bytes(content))
         self.rejected = rejected
         total = sum(len(listing.items) for listing in listings.values())
         if len(rejected) > self.maximum_rejected_share * total:

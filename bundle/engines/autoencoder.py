@@ -60,9 +60,16 @@ class AutoencoderTrainer(StageTrainer):
         }
 
     def identity(self) -> dict[str, Any]:
-        return {"definition": self.autoencoder.definition, "data": self.patches.fingerprint}
+        return {
+            "architecture": self.autoencoder.definition,
+            "discriminator": self.discriminator.definition,
+            "data": self.patches.fingerprint,
+            "learning rate": self.scheduler.base_lrs,
+            "loss": self.loss.describe(),
+        }
 
     def prepare(self) -> None:
+        self.loss.perceptual.load()
         self.patches.prepare()
 
     def before_first_step(self) -> None:
@@ -135,4 +142,3 @@ class ReconstructionInferer(Inferer):
     def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
         """RGB images [B, 3, H, W] in [-1, 1] -> reconstructions, same shape, clipped to [-1, 1]."""
         return network.decode(network.encode(inputs)[0]).float().clamp(-1, 1)
-

@@ -35,6 +35,7 @@ class DiffusionTrainer(StageTrainer):
         maximum_gradient_norm: None, or the norm gradients are clipped to.
         sample_seeds: seeds of the images in `samples.png`.
         sample_steps: DDIM steps of those images.
+        batch_size: images at once where nothing is trained.
         **stage: arguments of StageTrainer.
     """
 
@@ -53,6 +54,7 @@ class DiffusionTrainer(StageTrainer):
         maximum_gradient_norm: float | None = None,
         sample_seeds: list[int] | range = range(64),
         sample_steps: int = 50,
+        batch_size: int = 32,
         **stage: Any,
     ) -> None:
         super().__init__(**stage)
@@ -64,11 +66,12 @@ class DiffusionTrainer(StageTrainer):
         self.schedule = schedule
         self.latents = latents
         self.ema = ExponentialMovingAverage(diffusion, ema_decay)
-        self.loss_function = LOSS_TYPES[loss_type]
+        self.loss_type = loss_type
         self.min_snr_gamma = min_snr_gamma
         self.maximum_gradient_norm = maximum_gradient_norm
         self.sample_seeds = list(sample_seeds)
         self.sample_steps = sample_steps
+        self.batch_size = batch_size
         self.autoencoder: torch.nn.Module | None = None
         self.autoencoder_facts: dict[str, Any] = {}
 
@@ -77,8 +80,12 @@ class DiffusionTrainer(StageTrainer):
 
     def identity(self) -> dict[str, Any]:
         return {
-            "definition": self.diffusion.definition,
+            "architecture": self.diffusion.definition,
             "schedule": self.schedule.describe(),
+            "loss": [self.loss_type, self.min_snr_gamma],
+            "learning rate": self.scheduler.base_lrs,
+            "gradient norm": self.maximum_gradient_norm,
+            "averaging": self.ema.decay,
             "autoencoder": self.autoencoder_facts["fingerprint"],
             "data": self.latents.patches.fingerprint,
         }
@@ -123,7 +130,7 @@ class DiffusionTrainer(StageTrainer):
         with self.autocast():
             prediction = self.inferer(noisy, self.diffusion, timesteps)
         target = self.schedule.target(latents, noise, timesteps)
-        losses = self.loss_function(prediction.float(), target, reduction="none").flatten(1).mean(1)
+        losses = LOSS_TYPES[self.loss_type](prediction.float(), target, reduction="none").flatten(1).mean(1)
         loss = (losses * self.schedule.loss_weight(timesteps, self.min_snr_gamma)).mean()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -135,21 +142,21 @@ class DiffusionTrainer(StageTrainer):
         return {"loss": loss.item()}
 
     @torch.no_grad()
-    def sample(self, seeds: list[int], batch_size: int = 64) -> torch.Tensor:
+    def sample(self, seeds: list[int]) -> torch.Tensor:
         """Unguided images from the averaged weights, one seed an image: fp32 [len(seeds), 3, S, S] in [-1, 1]."""
         network = self.averaged_network()
         size = self.autoencoder_facts["patch_size"]
         encoded = self.autoencoder.encode(torch.zeros(1, 3, size, size, device=self.state.device))[0]
         images = []
-        for start in range(0, len(seeds), batch_size):
-            noise = seeded_noise(seeds[start : start + batch_size], tuple(encoded.shape[1:]), self.state.device)
+        for start in range(0, len(seeds), self.batch_size):
+            noise = seeded_noise(seeds[start : start + self.batch_size], tuple(encoded.shape[1:]), self.state.device)
             with self.autocast():
                 latents = sample_ddim(network, noise, self.schedule, steps=self.sample_steps)
                 images.append(self.autoencoder.decode(latents / self.scale).float().clamp(-1, 1).cpu())
         return torch.cat(images)
 
     @torch.no_grad()
-    def held_out_loss(self, draws: int = 4, batch_size: int = 64) -> float:
+    def held_out_loss(self, draws: int = 4) -> float:
         """Mean squared error of the averaged weights on held-out patches, unweighted, over evenly spread noise levels.
 
         The same noise levels and noise whatever was trained, so that runs on the same patches can be compared.
@@ -161,8 +168,8 @@ class DiffusionTrainer(StageTrainer):
         # A fixed shuffle, so that each image meets levels from the whole range.
         levels = levels[torch.randperm(len(levels), generator=torch.Generator().manual_seed(0))]
         total = 0.0
-        for start in range(0, len(levels), batch_size):
-            places = torch.arange(start, min(start + batch_size, len(levels)))
+        for start in range(0, len(levels), self.batch_size):
+            places = torch.arange(start, min(start + self.batch_size, len(levels)))
             batch = images[places % len(images)].to(self.state.device).float() / 127.5 - 1
             latents = self.autoencoder.encode(batch)[0] * self.scale
             noise = seeded_noise(places.tolist(), tuple(latents.shape[1:]), latents.device)
@@ -186,7 +193,9 @@ class DiffusionTrainer(StageTrainer):
             "Model": self.artefact_path.name,
             "Step": str(self.state.iteration),
             "Seeds": f"{self.sample_seeds[0]} to {self.sample_seeds[-1]}",
-            "TrainedOn": "built-in generated patches" if self.latents.patches.generated else "patches given by the user",
+            "TrainedOn": (
+                "built-in generated patches" if self.latents.patches.generated else "patches given by the user"
+            ),
         }
         save_grid(path, self.sample(self.sample_seeds), synthetic=facts)
 

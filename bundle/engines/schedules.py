@@ -6,9 +6,21 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 
-def warm_up(optimizer: Optimizer, steps: int) -> LambdaLR:
-    """Linear from near 0 to the optimiser's learning rate over `steps` steps, then constant.
+def warm_up_and_cool_down(optimizer: Optimizer, warm_up: int = 0, cool_down: int = 0, steps: int = 0) -> LambdaLR:
+    """Linear from near 0 over the first `warm_up` steps, constant, then linear to 0 over the last `cool_down` of `steps`.
 
-    Latent diffusion's LambdaLinearScheduler as HistoDiffusion's code configures it: 1e-6 of the rate at first.
+    The warm-up is latent diffusion's LambdaLinearScheduler as HistoDiffusion's code configures it: 1e-6 of the rate at
+    first. The cool-down is not in either: it settles what a constant rate keeps moving, such as the shade of white.
+
+    Args:
+        optimizer: its learning rate is the constant one.
+        warm_up, cool_down: numbers of steps; 0 for none.
+        steps: the whole budget, where there is a cool-down.
     """
-    return LambdaLR(optimizer, lambda step: min(1.0, 1e-6 + step / steps) if steps > 0 else 1.0)
+
+    def factor(step: int) -> float:
+        rising = 1e-6 + step / warm_up if warm_up > 0 else 1.0
+        falling = (steps - step) / cool_down if cool_down > 0 else 1.0
+        return max(0.0, min(1.0, rising, falling))
+
+    return LambdaLR(optimizer, factor)

@@ -41,6 +41,7 @@ class StageTrainer(Trainer):
         seed: seed of everything random in the stage.
         precision: "fp32", "bf16" or "auto" (bf16 where the hardware computes in it).
         inferer: how the network is applied to a batch.
+        settings: further settings that a resumed run must share, by name.
         train_handlers: Ignite handlers, attached when the run begins. Those that write as soon as they exist are given
             unbuilt (`"_mode_": "callable"` in a config).
     """
@@ -58,6 +59,7 @@ class StageTrainer(Trainer):
         seed: int,
         precision: str = "auto",
         inferer: Any = None,
+        settings: dict[str, Any] | None = None,
         train_handlers: Sequence | None = None,
     ) -> None:
         if steps < 1:
@@ -69,6 +71,7 @@ class StageTrainer(Trainer):
         self.folder = folder
         self.seed = seed
         self.inferer = inferer
+        self.settings = dict(settings or {})
         self.autocast_dtype = autocast_dtype(precision, self.state.device)
         self.seconds = 0.0  # of earlier runs of this stage
         self.started = 0.0
@@ -125,6 +128,7 @@ class StageTrainer(Trainer):
             return
         self.started = time.monotonic()
         if done < self.steps:
+            self.folder.save_config()
             self.before_first_step()
             logger.info(
                 f"{self.stage}: {f'continuing after step {done} of' if done else 'training for'} {self.steps} steps on "
@@ -155,13 +159,22 @@ class StageTrainer(Trainer):
                 f"{self.checkpoint_path} is from before and untouched; try a lower learning rate, or --precision fp32"
             )
 
+    def whole_identity(self) -> dict[str, Any]:
+        """What must be the same for a checkpoint to be continued. The seed, with the step, is the whole random state."""
+        return {
+            **self.identity(),
+            "seed": self.seed,
+            "batch size": self.data_loader.items_per_batch,
+            "precision": str(self.autocast_dtype).removeprefix("torch."),
+            **self.settings,
+        }
+
     def save_checkpoint(self) -> None:
         """Saves all a resumed run needs, atomically."""
         content = {
             "step": self.state.iteration,
-            "seed": self.seed,  # with the step, the whole random state: see bundle.randomness
             "seconds": self.elapsed(),
-            "identity": self.identity(),
+            "identity": self.whole_identity(),
             "state": {name: item.state_dict() for name, item in self.state_objects().items()},
         }
         write_atomically(self.checkpoint_path, lambda temporary: torch.save(content, temporary))
@@ -178,8 +191,8 @@ class StageTrainer(Trainer):
         if not self.checkpoint_path.is_file():
             return 0
         content = torch.load(self.checkpoint_path, map_location=self.state.device, weights_only=True)
-        for name, value in {**self.identity(), "seed": self.seed}.items():
-            saved = content["seed"] if name == "seed" else content["identity"].get(name)
+        for name, value in self.whole_identity().items():
+            saved = content["identity"].get(name)
             if saved != value:
                 raise ValueError(
                     f"{self.checkpoint_path} can't be continued: its {name} is {saved}, this run's is {value}. Give "
@@ -189,6 +202,20 @@ class StageTrainer(Trainer):
             item.load_state_dict(content["state"][name])
         self.seconds = content["seconds"]
         return content["step"]
+
+
+def run_stages(stages: Sequence[StageTrainer], folder: RunFolder, results: Sequence[str], next_command: str) -> None:
+    """Runs the stages one after the other in one folder, then says where the results are and what to run next.
+
+    All stages are built before the first one runs, so that a setting the second refuses is refused at once.
+    """
+    folder.open()
+    try:
+        for stage in stages:
+            stage.run()
+    finally:
+        folder.close()
+    folder.report(results, next_command)
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype:

@@ -32,25 +32,34 @@ class PerceptualDistance(nn.Module):
             list of them), or the name of a timm model.
         weights: path of the weights. For "lpips" the VGG-16 state dict, by default looked for in torch's local cache.
 
-    Raises:
-        FileNotFoundError: the weights are not to be found; says which flag supplies them.
+    Nothing is read before :meth:`load`, which a trainer calls before anything else and :meth:`forward` where need be.
     """
 
     def __init__(self, network: str = "lpips", weights: str | Path | None = None) -> None:
         super().__init__()
         self.network = network
-        if network == "lpips":
-            self.features: nn.Module = LPIPS(find_vgg_weights(weights))
-        elif network == "random":
+        self.weights = weights
+        self.features: nn.Module | None = None
+
+    def load(self) -> PerceptualDistance:
+        """Reads the weights, once.
+
+        Raises:
+            FileNotFoundError: they are not to be found; says which flag supplies them.
+        """
+        if self.features is not None:
+            return self
+        if self.network == "lpips":
+            self.features = LPIPS(find_vgg_weights(self.weights))
+        elif self.network == "random":
             self.features = RandomFeatures()
+        elif self.weights is None or not Path(self.weights).is_file():
+            raise FileNotFoundError(f"no weights for the perceptual network {self.network!r} at {self.weights}: {HELP}")
+        elif self.network == "torchscript":
+            self.features = torch.jit.load(str(self.weights), map_location="cpu")
         else:
-            if weights is None or not Path(weights).is_file():
-                raise FileNotFoundError(f"no weights for the perceptual network {network!r} at {weights}: {HELP}")
-            if network == "torchscript":
-                self.features = torch.jit.load(str(weights), map_location="cpu")
-            else:
-                self.features = TimmFeatures(network, weights)
-        self.eval().requires_grad_(False)
+            self.features = TimmFeatures(self.network, self.weights)
+        return self.eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> PerceptualDistance:
         return super().train(False)  # a distance must not depend on the mode of the trainer that holds it
@@ -64,6 +73,7 @@ class PerceptualDistance(nn.Module):
         Returns:
             fp32 [B], 0 for equal images.
         """
+        self.load().to(first.device)
         if isinstance(self.features, LPIPS):
             return self.features(first, second)
         total = torch.zeros(len(first), device=first.device)
@@ -106,7 +116,9 @@ class TimmFeatures(nn.Module):
         state = load_state_dict(str(weights), use_ema=False, device="cpu", weights_only=True)
         outcome = self.model.load_state_dict(state, strict=False)
         if outcome.missing_keys:
-            raise ValueError(f"{weights} lacks {len(outcome.missing_keys)} tensors of {name}: {outcome.missing_keys[:3]}")
+            raise ValueError(
+                f"{weights} lacks {len(outcome.missing_keys)} tensors of {name}: {outcome.missing_keys[:3]}"
+            )
         config = resolve_data_config({}, model=self.model)
         self.register_buffer("mean", torch.tensor(config["mean"]).reshape(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(config["std"]).reshape(1, 3, 1, 1))

@@ -20,9 +20,9 @@ def vgg_file(tmp_path_factory):
 def test_missing_lpips_weights_name_the_flag(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="--perceptual_weights"):
-        PerceptualDistance("lpips")
+        PerceptualDistance("lpips").load()
     with pytest.raises(FileNotFoundError, match="--perceptual_network random"):
-        PerceptualDistance("lpips", tmp_path / "nothing.pth")
+        PerceptualDistance("lpips", tmp_path / "nothing.pth").load()
 
 
 def test_lpips_is_the_packages_own_with_our_backbone(vgg_file):
@@ -41,11 +41,11 @@ def test_damaged_vgg_file_is_refused(tmp_path):
     path = tmp_path / "vgg16-397923af.pth"
     torch.save({"features.0.weight": torch.zeros(1)}, path)
     with pytest.raises(ValueError, match="SHA-256"):
-        PerceptualDistance("lpips", path)
+        PerceptualDistance("lpips", path).load()
     other = tmp_path / "other.pth"
     torch.save({"features.0.weight": torch.zeros(1)}, other)
     with pytest.raises(ValueError, match="not a torchvision VGG-16"):
-        PerceptualDistance("lpips", other)
+        PerceptualDistance("lpips", other).load()
 
 
 def test_random_features_are_the_same_everywhere_and_see_texture():
@@ -80,9 +80,9 @@ def test_timm_network_by_path(tmp_path):
     images = torch.rand(2, 3, 64, 64) * 2 - 1
     assert (distance(images, images.flip(-1)) > 0).all() and distance(images, images).max().item() == 0.0
     with pytest.raises(FileNotFoundError, match="resnet10t"):
-        PerceptualDistance("resnet10t")
+        PerceptualDistance("resnet10t").load()
 
 
 def test_distance_is_frozen_and_stays_in_evaluation_mode():
-    distance = PerceptualDistance("random").train()
+    distance = PerceptualDistance("random").load().train()
     assert not distance.training and not any(parameter.requires_grad for parameter in distance.parameters())
