@@ -135,8 +135,8 @@ def adaptive_weight(
     """Norm of the reconstruction gradient over that of the adversarial one, both at the last layer.
 
     Esser, Rombach & Ommer, VQGAN (arXiv 2012.09841) Eq. 7, with latent diffusion's 1e-4 in the divisor. There the
-    reconstruction is a sum over an image's `values` and the ratio is cut at 1e4; here it is a mean, so the ratio is that
-    many times smaller and cut at 1e4 / values, which leaves the same loss up to the common factor.
+    reconstruction is a sum over an image's `values` and the ratio is cut at 1e4; here it is a mean, so the ratio is so
+    many times smaller and cut at 1e4 / values: the same loss but for a common factor.
     """
     norms = [
         torch.autograd.grad(reconstruction, last_layer, part.to(reconstruction.dtype), retain_graph=True)[0]

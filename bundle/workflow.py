@@ -51,7 +51,7 @@ def check_settings(bundle_root: str, unreferenced: Iterable[str] = ()) -> None:
 
     Args:
         bundle_root: the folder of the bundle.
-        unreferenced: ids of the config that nothing needs to refer to: what a user may run, what an overlay may make idle.
+        unreferenced: ids that nothing needs to refer to: what a user may run, what an overlay may make idle.
 
     Raises:
         ValueError: names each such setting and the one it may be meant for.
@@ -100,8 +100,8 @@ def check_sizes(
     if not isinstance(patch_size, int) or patch_size < multiple or patch_size % multiple:
         raise ValueError(
             f"--patch_size is {patch_size!r}; it must be a multiple of {multiple}: the autoencoder's "
-            f"{len(autoencoder_channels)} levels reduce by {factor}, the diffusion model's {len(diffusion_channels)} by "
-            f"{multiple // factor} more"
+            f"{len(autoencoder_channels)} levels reduce by {factor}, the diffusion model's {len(diffusion_channels)} "
+            f"by {multiple // factor} more"
         )
 
 

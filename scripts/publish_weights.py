@@ -2,8 +2,8 @@
 
     python scripts/publish_weights.py runs/pretrain models/pretrain
 
-Writes autoencoder.pt and diffusion.pt (averaged weights only), metrics.json, samples.png and origin.json: the command that
-trained them and the commit of this repository. The copies load like the originals.
+Writes autoencoder.pt and diffusion.pt (averaged weights only), metrics.json, samples.png and origin.json (the command
+that trained them and the commit of this repository). The copies load like the originals.
 """
 
 from __future__ import annotations

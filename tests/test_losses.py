@@ -1,4 +1,4 @@
-"""Eq. 4: each term against a closed form, the reduction against latent diffusion's sums, the gradient against autograd."""
+"""Eq. 4: each term against a closed form, the reduction against published sums, the gradient against autograd."""
 
 import pytest
 import torch

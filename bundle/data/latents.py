@@ -135,9 +135,9 @@ class LatentCache:
 def latent_statistics(latents: np.ndarray, chunk: int = 4096) -> dict[str, Any]:
     """Mean, standard deviation and scale of latent samples, from posterior statistics [N, 2, C, h, w].
 
-    A sample is mean + std * noise, so its variance is var(mean) + E[std²]. The scale is 1 / std over all elements, about
-    the mean, as Rombach et al. (arXiv 2112.10752, Appendix G) rescale a KL autoencoder's latents; estimated over at
-    least 10,000 latents, evenly spaced, or all where there are fewer.
+    A sample is mean + std * noise, so its variance is var(mean) + E[std²]. The scale is 1 / std over all elements,
+    about their mean, as Rombach et al. (arXiv 2112.10752, Appendix G) rescale a KL autoencoder's latents; estimated
+    over at least 10,000 latents, evenly spaced, or all where there are fewer.
 
     Returns:
         scale (float), mean and std per channel (lists), count.

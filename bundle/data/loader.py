@@ -116,7 +116,7 @@ class StepDataLoader(DataLoader):
 
 
 class PartLoader:
-    """All items of a dataset in order, in batches. Unlike a DataLoader it has no length to ask for before the data is read.
+    """All items of a dataset in order, in batches; it has no length, so that nobody asks before the data is read.
 
     Args:
         dataset: an ItemDataset.

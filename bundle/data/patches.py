@@ -87,7 +87,7 @@ class TrainingPatches:
         directory = self.dataset_dir
         if self.generated:
             logger.info(
-                "no --dataset_dir was given: making built-in patches. They are procedurally generated pictures, not tissue"
+                "no --dataset_dir was given: making built-in patches: procedurally generated pictures, not tissue"
             )
             directory = self.cache_dir / "generated_patches"
             write_generated_patches(
@@ -97,8 +97,8 @@ class TrainingPatches:
         self.held_out = self.choose_held_out(store)
         if self.held_out.all() or not self.held_out.any():
             raise ValueError(
-                f"{int(self.held_out.sum())} of {len(store)} patches would be held out; there must be some, and some left "
-                "to train on: change --validation_share or --validation_slides"
+                f"{int(self.held_out.sum())} of {len(store)} patches would be held out; some must be, and some must be "
+                "left to train on: change --validation_share or --validation_slides"
             )
         self.store = store
         logger.info(f"{store.summary()}\n{self.summary()}")
@@ -137,8 +137,8 @@ class TrainingPatches:
         count = len(self.training())
         if count < batch_size:
             raise ValueError(
-                f"{count} training patches are fewer than the batch of {batch_size}: add patches to {self.dataset_dir}, "
-                "or lower --autoencoder_batch_size and --diffusion_batch_size"
+                f"{count} training patches are fewer than the batch of {batch_size}: add patches to "
+                f"{self.dataset_dir}, or lower --autoencoder_batch_size and --diffusion_batch_size"
             )
 
     def describe(self) -> dict[str, Any]:

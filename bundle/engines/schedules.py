@@ -7,7 +7,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 def warm_up_and_cool_down(optimizer: Optimizer, warm_up: int = 0, cool_down: int = 0, steps: int = 0) -> LambdaLR:
-    """Linear from near 0 over the first `warm_up` steps, constant, then linear to 0 over the last `cool_down` of `steps`.
+    """Rises linearly over the first `warm_up` steps, stays, then falls linearly to 0 over the last `cool_down`.
 
     The warm-up is latent diffusion's LambdaLinearScheduler as HistoDiffusion's code configures it: 1e-6 of the rate at
     first. The cool-down is not in either: it settles what a constant rate keeps moving, such as the shade of white.

@@ -160,7 +160,7 @@ class StageTrainer(Trainer):
             )
 
     def whole_identity(self) -> dict[str, Any]:
-        """What must be the same for a checkpoint to be continued. The seed, with the step, is the whole random state."""
+        """What a checkpoint and a run that continues it must share. Seed and step are the whole random state."""
         return {
             **self.identity(),
             "seed": self.seed,

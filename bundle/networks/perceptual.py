@@ -17,8 +17,8 @@ from torch import nn
 VGG_FILE = "vgg16-397923af.pth"  # torchvision's VGG-16 of ImageNet, the backbone of LPIPS
 
 HELP = (
-    "pass --perceptual_weights PATH to a local copy, or choose another network: --perceptual_network torchscript or the "
-    "name of a timm model, each with --perceptual_weights PATH, or --perceptual_network random for fixed random "
+    "pass --perceptual_weights PATH to a local copy, or choose another network: --perceptual_network torchscript or "
+    "the name of a timm model, each with --perceptual_weights PATH, or --perceptual_network random for fixed random "
     "features (needs no weights; reconstructions are less true to texture than with LPIPS)"
 )
 

@@ -218,7 +218,8 @@ def test_second_run_into_the_same_folder_is_refused(workflow, tmp_path):
 
     code = (
         f"import sys, time; sys.path.insert(0, {str(ROOT)!r})\n"
-        f"from bundle.run_folder import RunFolder; held = RunFolder({str(tmp_path)!r}); held.open(); print('held', flush=True)\n"
+        f"from bundle.run_folder import RunFolder; held = RunFolder({str(tmp_path)!r}); held.open()\n"
+        "print('held', flush=True)\n"
         "time.sleep(60)"
     )
     holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
