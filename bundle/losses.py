@@ -63,7 +63,7 @@ class AutoencoderLoss:
     def describe(self) -> dict[str, Any]:
         """The settings, as plain data: a run continued with others would be another run."""
         names = ("perceptual_weight", "kl_weight", "adversarial_weight", "adversarial_start")
-        return {"perceptual_network": self.perceptual.network, **{name: getattr(self, name) for name in names}}
+        return {"perceptual": self.perceptual.describe(), **{name: getattr(self, name) for name in names}}
 
     def adversarial(self, step: int) -> bool:
         """Whether the adversarial term and the discriminator are active at this step (counted from 1)."""

@@ -55,6 +55,8 @@ class RunFolder:
                 f"another run is writing to {self.path.resolve()}: wait for it to end, or choose another --output_dir"
             ) from None
         self._lock = lock
+        for leftover in self.path.glob(".*.tmp.*"):  # of a run killed while it saved
+            leftover.unlink()
 
     def save_config(self) -> None:
         """Keeps the executed config as `config.json`, which MONAI can run again."""
@@ -78,10 +80,10 @@ class RunFolder:
         path = self.path / "metrics.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
-    def add_metrics(self, section: str, values: dict[str, Any]) -> None:
-        """Updates one section of `metrics.json`, atomically."""
-        metrics = self.metrics()
-        metrics.setdefault(section, {}).update(values)
+    def set_metrics(self, section: str, values: dict[str, Any], forget: Sequence[str] = ()) -> None:
+        """Replaces one section of `metrics.json`, atomically, and drops those that were measured on its former self."""
+        metrics = {name: content for name, content in self.metrics().items() if name not in forget}
+        metrics[section] = values
         if sys.argv[0].endswith("__main__.py"):  # else a program of the user's own called us
             metrics["command"] = shlex.join(["python", "-m", "monai.bundle", *sys.argv[1:]])
         write_json(self.path / "metrics.json", metrics)

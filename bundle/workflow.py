@@ -15,12 +15,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from monai.bundle import ConfigParser
-from monai.bundle.properties import InferProperties, TrainProperties
 
 # Ids that MONAI reads by name or adds by itself, so that no `@id` needs to point at them.
-READ_BY_MONAI = {"imports", "initialize", "run", "finalize", "_meta_", "save_execute_config", "description"}
-PROPERTIES = [prop["id"].split("::") for prop in [*TrainProperties.values(), *InferProperties.values()]]
-READ_BY_MONAI |= {"::".join(parts[:depth]) for parts in PROPERTIES for depth in (1, 2)}
+READ_BY_MONAI = {"imports", "initialize", "run", "finalize", "_meta_", "save_execute_config"}
 REFERENCE = re.compile(r"@(?:::|#)*(\w+)(?:(?:::|#)(\w+))?")
 
 
@@ -37,9 +34,9 @@ def running_parser() -> ConfigParser | None:
 
 
 def references(content: Any) -> set[str]:
-    """Ids of the first and second level, "section" and "section::item", that a part of a config refers to by `@id`."""
+    """Ids that a part of a config refers to: "id" for `@id`, "section::item" for `@section#item` and all below it."""
     found = REFERENCE.findall(json.dumps(content, default=str))
-    return {section for section, _ in found} | {f"{section}::{item}" for section, item in found}
+    return {f"{section}::{item}" if item else section for section, item in found}
 
 
 def check_settings(bundle_root: str, unreferenced: Iterable[str] = ()) -> None:
@@ -62,14 +59,16 @@ def check_settings(bundle_root: str, unreferenced: Iterable[str] = ()) -> None:
         return
     config = parser.get()
     parser["bundle_root"] = bundle_root
-    known = READ_BY_MONAI | set(unreferenced)
+    read = READ_BY_MONAI | set(unreferenced)
     for name, content in config.items():
-        known |= references(content) - {name}
-    sections = [name for name, content in config.items() if isinstance(content, dict) and "_target_" not in content]
-    names = [
-        *config,
-        *(f"{section}::{item}" for section in sections if section != "_meta_" for item in config[section]),
-    ]
+        read |= references(content) - {name}
+    # Who reads an item reads its section, and a section is a dictionary whose items are read one by one.
+    sections = {name.split("::")[0] for name in read if "::" in name}
+    known = read | sections
+    names = list(config)
+    for section in sections & config.keys():
+        if isinstance(config[section], dict) and "_target_" not in config[section]:
+            names += [f"{section}::{item}" for item in config[section]]
     unread = [name for name in names if name not in known]
     if not unread:
         return
@@ -84,16 +83,25 @@ def check_settings(bundle_root: str, unreferenced: Iterable[str] = ()) -> None:
 
 
 def check_sizes(
-    patch_size: int, autoencoder_channels: list[int], diffusion_channels: list[int], steps: dict[str, int]
+    patch_size: int,
+    autoencoder_channels: list[int],
+    diffusion_channels: list[int],
+    timesteps: int,
+    num_inference_steps: int,
+    **counts: int,
 ) -> None:
     """Refuses sizes that would fail only after an hour, when the second network first meets a latent.
 
     Raises:
-        ValueError: names the value and the multiple that is needed.
+        ValueError: names the value and what it must be.
     """
-    for name, number in steps.items():
+    for name, number in {"num_inference_steps": num_inference_steps, **counts}.items():
         if not isinstance(number, int) or number < 1:
-            raise ValueError(f"{name} is {number!r}; it must be an integer of at least 1")
+            raise ValueError(f"--{name} is {number!r}; it must be an integer of at least 1")
+    if num_inference_steps > timesteps:
+        raise ValueError(
+            f"--num_inference_steps is {num_inference_steps}; it must be at most the {timesteps} --timesteps"
+        )
     # Each level but the first halves the side, in the autoencoder and again in the diffusion model.
     factor = 2 ** (len(autoencoder_channels) - 1)
     multiple = factor * 2 ** (len(diffusion_channels) - 1)

@@ -1,6 +1,6 @@
 """Copies a run's artefacts in half precision, small enough to be kept under version control or sent to a colleague.
 
-    python scripts/publish_weights.py runs/pretrain models/pretrain
+    python scripts/publish_weights.py runs/pretrain models/pretrain --commit COMMIT
 
 Writes autoencoder.pt and diffusion.pt (averaged weights only), metrics.json, samples.png and origin.json (the command
 that trained them and the commit of this repository). The copies load like the originals.
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -30,7 +29,7 @@ from bundle.files import write_json  # noqa: E402
 TRAINING_ONLY = {"raw_weights"}  # needed to train on, not to sample
 
 
-def publish(run: Path, target: Path) -> None:
+def publish(run: Path, target: Path, commit: str) -> None:
     """Copies the artefacts of `run` to `target` in half precision.
 
     Raises:
@@ -53,8 +52,7 @@ def publish(run: Path, target: Path) -> None:
     for name in ("metrics.json", "samples.png"):
         shutil.copyfile(run / name, target / name)
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    write_json(target / "origin.json", {"command": metrics["command"], "commit": commit or "unknown"})
+    write_json(target / "origin.json", {"command": metrics.get("command", "from Python"), "commit": commit})
 
 
 def save_half(path: Path, content: dict) -> Path:
@@ -70,7 +68,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="output folder of a finished pre-training")
     parser.add_argument("target", type=Path, help="folder for the copies")
+    parser.add_argument("--commit", default="unknown", help="commit of this repository that trained them")
     arguments = parser.parse_args()
-    publish(arguments.run, arguments.target)
+    publish(arguments.run, arguments.target, arguments.commit)
     size = sum(file.stat().st_size for file in arguments.target.iterdir()) / 1e6
     print(f"{arguments.target}: {size:.1f} MB")

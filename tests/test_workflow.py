@@ -71,6 +71,10 @@ def root_cause(error: BaseException) -> BaseException:
         ({"autoencoder_steps": 0}, "autoencoder_steps is 0"),
         ({"diffusion_steps": -1}, "diffusion_steps is -1"),
         ({"diffusion_steps": "many"}, "diffusion_steps is 'many'"),
+        ({"num_inference_steps": 1001}, "num_inference_steps is 1001.*at most the 1000"),
+        ({"num_inference_steps": 0}, "num_inference_steps is 0"),
+        ({"picture_interval": 0}, "picture_interval is 0"),
+        ({"diffusion_batch_size": 0}, "diffusion_batch_size is 0"),
     ],
 )
 def test_impossible_sizes_are_refused_at_once(workflow, tmp_path, settings, named):
@@ -84,6 +88,7 @@ FLAGS = [
     ("dataset_dir", "/some/where", lambda w: w("patches").dataset_dir == "/some/where"),
     ("output_dir", "elsewhere", lambda w: str(w("folder").path) == "elsewhere"),
     ("cache_dir", "elsewhere/cache", lambda w: str(w("patches").cache_dir) == "elsewhere/cache"),
+    ("device", "cpu:0", lambda w: str(w("train#trainer").state.device) == str(w("latents").device) == "cpu:0"),
     ("precision", "bf16", lambda w: "bfloat16" in str(w("train#trainer").autocast_dtype)),
     ("seed", 7, lambda w: w("train#trainer").seed == w("patches").seed == w("diffusion#trainer").seed == 7),
     ("patch_size", 64, lambda w: w("patches").patch_size == 64),
@@ -107,7 +112,7 @@ FLAGS = [
     ("latent_channels", 5, lambda w: w("autoencoder_def").definition["latent_channels"] == 5),
     ("latent_channels", 5, lambda w: w("diffusion_def").definition["in_channels"] == 5),
     ("norm_groups", 2, lambda w: w("diffusion_def").definition["norm_num_groups"] == 2),
-    ("perceptual_network", "torchscript", lambda w: w("perceptual").network == "torchscript"),
+    ("perceptual_network", "resnet18", lambda w: w("perceptual").network == "resnet18"),
     ("perceptual_weights", "w.pt", lambda w: w("perceptual").weights == "w.pt"),
     ("perceptual_weight", 0.3, lambda w: w("autoencoder_loss").perceptual_weight == 0.3),
     ("kl_weight", 1e-3, lambda w: w("autoencoder_loss").kl_weight == 1e-3),
@@ -158,15 +163,7 @@ def test_every_setting_has_its_flag_test(bundle_root):
     from bundle.workflow import is_setting
 
     config = json.loads((bundle_root / "configs" / "pretrain.json").read_text())
-    not_for_users = {
-        "description",
-        "bundle_root",
-        "demo",
-        "device",
-        "autoencoder_network",
-        "discriminator",
-        "network_def",
-    }
+    not_for_users = {"description", "bundle_root", "demo", "autoencoder_network", "discriminator", "network_def"}
     not_for_users |= {"diffusion_network", "perceptual", "next_command", "training"}
     settings = {name for name, content in config.items() if is_setting(content)} - not_for_users
     assert settings <= {flag for flag, *_ in FLAGS}, settings - {flag for flag, *_ in FLAGS}

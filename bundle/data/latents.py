@@ -10,27 +10,37 @@ import hashlib
 import json
 import logging
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from numpy.lib.format import open_memmap
 from tqdm import tqdm
 
 from bundle.artefacts import load_artefact
 from bundle.data.patches import PatchPart, TrainingPatches
-from bundle.files import write_json
+from bundle.data.transforms import orient
+from bundle.files import write_atomically, write_json
 
 logger = logging.getLogger(__name__)
 
-MINIMUM_FOR_SCALE = 10_000  # latents over which the scale is estimated, or all where there are fewer
+LATENTS_FOR_SCALE = 10_000  # over which the scale is estimated, or all where there are fewer
+REMEDY = ", give a --cache_dir on another disk, or lower --latent_orientations,"
 
 
-def orient(images: torch.Tensor, orientation: int) -> torch.Tensor:
-    """One of the eight flips and rotations of a square [..., S, S], numbered 0 (unchanged) to 7."""
-    images = torch.rot90(images, orientation % 4, (-2, -1))
-    return images.flip(-1) if orientation >= 4 else images
+def allocate(path: Path, shape: tuple[int, ...]) -> None:
+    """Makes a .npy file of half-precision zeros whose space is really there.
+
+    Half precision keeps 3 to 4 digits, far below the posterior's own noise. A sparse file would be quicker to make, but
+    writing to one through a memory map on a full disk kills the process without a word.
+    """
+    open_memmap(path, mode="w+", dtype=np.float16, shape=shape).flush()
+    if hasattr(os, "posix_fallocate"):
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 class LatentCache:
@@ -81,14 +91,14 @@ class LatentCache:
         size = self.patches.patch_size
         with torch.no_grad():
             shape = autoencoder.encode(torch.zeros(1, 3, size, size, device=self.device))[0].shape[1:]
-        if not path.is_file():
-            # Sparse until filled; half precision keeps 3 to 4 digits, far below the posterior's own noise.
-            open_memmap(path, mode="w+", dtype=np.float16, shape=(total, 2, *shape)).flush()
-            write_json(folder / "progress.json", {"done": 0, "autoencoder": facts["fingerprint"]})
-        latents = np.load(path, mmap_mode="r+", allow_pickle=False)
-        done = json.loads((folder / "progress.json").read_text())["done"]
-        if done < total:
-            self.encode(autoencoder, part, latents, done, folder)
+        with FileLock(folder / ".lock"):  # the cache may be shared by runs
+            if not path.is_file():
+                write_atomically(path, lambda temporary: allocate(temporary, (total, 2, *shape)), REMEDY)
+            progress = folder / "progress.json"
+            done = json.loads(progress.read_text())["done"] if progress.is_file() else 0
+            if done < total:
+                latents = np.load(path, mmap_mode="r+", allow_pickle=False)
+                self.encode(autoencoder, part, latents, done, progress)
         self._latents = np.load(path, mmap_mode="r", allow_pickle=False)
         return self
 
@@ -98,11 +108,11 @@ class LatentCache:
 
     @torch.no_grad()
     def encode(
-        self, autoencoder: torch.nn.Module, part: PatchPart, latents: np.memmap, done: int, folder: Path
+        self, autoencoder: torch.nn.Module, part: PatchPart, latents: np.memmap, done: int, progress: Path
     ) -> None:
         """Fills the cache from place `done` on; orientation by orientation, so that a prefix is a whole set."""
         total, count = len(latents), len(part)
-        logger.info(f"encoding {count} patches in {self.orientations} orientations into {folder}")
+        logger.info(f"encoding {count} patches in {self.orientations} orientations into {progress.parent}")
         for number, start in enumerate(tqdm(range(done, total, self.batch_size), desc="latents", unit="batch")):
             places = range(start, min(start + self.batch_size, total))
             images = [orient(torch.as_tensor(part.read(place % count)["image"]), place // count) for place in places]
@@ -111,8 +121,7 @@ class LatentCache:
             latents[places.start : places.stop] = torch.stack([mean, std], 1).half().cpu().numpy()
             if number % 50 == 49 or places.stop == total:
                 latents.flush()
-                record = json.loads((folder / "progress.json").read_text())
-                write_json(folder / "progress.json", {**record, "done": places.stop})
+                write_json(progress, {"done": places.stop})
 
     def __len__(self) -> int:
         return len(self._latents)
@@ -142,7 +151,7 @@ def latent_statistics(latents: np.ndarray, chunk: int = 4096) -> dict[str, Any]:
     Returns:
         scale (float), mean and std per channel (lists), count.
     """
-    count = min(len(latents), max(MINIMUM_FOR_SCALE, chunk))
+    count = min(len(latents), LATENTS_FOR_SCALE)
     places = np.linspace(0, len(latents) - 1, count).round().astype(np.int64)
     channels = latents.shape[2]
     sums, squares = np.zeros(channels), np.zeros(channels)

@@ -46,38 +46,38 @@ class StepSampler(Sampler):
     weights each place of a batch draws its source by weight and an item of it uniformly.
     """
 
-    def __init__(self, dataset: ItemDataset, batch_size: int, steps: int, seed: int, shuffle: bool = True) -> None:
+    def __init__(self, dataset: ItemDataset, batch_size: int, steps: int, seed: int) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
         self.steps = steps
         self.seed = seed
-        self.shuffle = shuffle
         self.start = 0
 
     def __len__(self) -> int:
         return self.steps
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        weighted = self.dataset.source.weighted_items()
         rounds: dict[int, np.ndarray] = {}
         for step in range(self.start, self.steps):
-            yield [(index, mix_seed(self.seed, step, place)) for place, index in enumerate(self.indices(step, rounds))]
+            indices = self.in_turn(step, rounds) if weighted is None else self.by_weight(step, *weighted)
+            yield [(index, mix_seed(self.seed, step, place)) for place, index in enumerate(indices)]
 
-    def indices(self, step: int, rounds: dict[int, np.ndarray]) -> list[int]:
-        """Item indices of one step; `rounds` keeps the permutation in use between calls."""
-        weighted = self.dataset.source.weighted_items()
-        if weighted is not None:
-            items, weights = weighted
-            random = np.random.default_rng([self.seed, step])
-            chosen = random.choice(len(items), size=self.batch_size, p=weights)
-            return [int(items[source][random.integers(len(items[source]))]) for source in chosen]
+    def by_weight(self, step: int, items: list[np.ndarray], weights: np.ndarray) -> list[int]:
+        """Item indices of one step: for each place a source by weight, then one of its items."""
+        random = np.random.default_rng([self.seed, step])
+        chosen = random.choice(len(items), size=self.batch_size, p=weights)
+        return [int(items[source][random.integers(len(items[source]))]) for source in chosen]
+
+    def in_turn(self, step: int, rounds: dict[int, np.ndarray]) -> list[int]:
+        """Item indices of one step, each item once a round; `rounds` keeps the permutation in use between calls."""
         count = len(self.dataset)
         indices = []
         for number in range(step * self.batch_size, (step + 1) * self.batch_size):
             turn, place = divmod(number, count)
             if turn not in rounds:
                 rounds.clear()
-                order = np.random.default_rng([self.seed, turn]).permutation(count)
-                rounds[turn] = order if self.shuffle else np.arange(count)
+                rounds[turn] = np.random.default_rng([self.seed, turn]).permutation(count)
             indices.append(int(rounds[turn][place]))
         return indices
 

@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from bundle.data.generated import write_generated_patches
 from bundle.data.store import PatchStore
-from bundle.pictures import save_grid
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +60,7 @@ class TrainingPatches:
         self.store_arguments = store
         self.store: PatchStore | None = None
         self.held_out: np.ndarray = np.zeros(0, bool)
+        self.trained_on: np.ndarray = np.zeros(0, bool)
 
     @property
     def generated(self) -> bool:
@@ -69,10 +68,13 @@ class TrainingPatches:
 
     @property
     def fingerprint(self) -> str:
-        """Identity of the data: SHA-256 over the store's fingerprint and the pixel hashes of what is held out."""
+        """Identity of the data as training sees it: pixels in their order, size, what is held out, source weights."""
         store = self.prepare().store
-        held_out = sorted(store.sha256[index] for index in np.flatnonzero(self.held_out))
-        return hashlib.sha256("".join([store.fingerprint, *held_out]).encode()).hexdigest()
+        weights = store.weights.tolist() if store.weighted else None
+        digest = hashlib.sha256(f"{store.fingerprint} {weights}".encode())
+        digest.update("".join(store.sha256).encode())
+        digest.update(np.packbits(self.trained_on).tobytes())
+        return digest.hexdigest()
 
     @property
     def held_out_slides(self) -> set[str]:
@@ -100,6 +102,16 @@ class TrainingPatches:
                 f"{int(self.held_out.sum())} of {len(store)} patches would be held out; some must be, and some must be "
                 "left to train on: change --validation_share or --validation_slides"
             )
+        # A tile that also lies, pixel for pixel, in a held-out slide would make the metrics look better than they are.
+        hashes = np.array(store.sha256)
+        self.trained_on = ~self.held_out & ~np.isin(hashes, hashes[self.held_out])
+        if not self.trained_on.any():
+            raise ValueError("every patch to train on is also held out, pixel for pixel: change --validation_slides")
+        if store.weighted:
+            unused = np.setdiff1d(np.arange(len(store.sources)), store.source_of[self.trained_on])
+            if len(unused):
+                names = [store.sources[number] for number in unused]
+                raise ValueError(f"all patches of {names} are held out, so its weight can't be kept: give others")
         self.store = store
         logger.info(f"{store.summary()}\n{self.summary()}")
         return self
@@ -130,7 +142,11 @@ class TrainingPatches:
         kept = (
             f"slides {', '.join(slides)}" if slides else "single patches, not whole slides: metrics will be optimistic"
         )
-        return f"training on {int((~self.held_out).sum())} patches, {int(self.held_out.sum())} held out ({kept})"
+        copies = len(self.trained_on) - int(self.trained_on.sum()) - int(self.held_out.sum())
+        return (
+            f"training on {int(self.trained_on.sum())} patches, {int(self.held_out.sum())} held out ({kept})"
+            + f", {copies} left out as copies of held-out ones" * (copies > 0)
+        )
 
     def require_batch(self, batch_size: int) -> None:
         """Raises ValueError where there are fewer training patches than a batch holds."""
@@ -138,40 +154,27 @@ class TrainingPatches:
         if count < batch_size:
             raise ValueError(
                 f"{count} training patches are fewer than the batch of {batch_size}: add patches to "
-                f"{self.dataset_dir}, or lower --autoencoder_batch_size and --diffusion_batch_size"
+                f"{self.dataset_dir}, or lower --autoencoder_batch_size"
             )
 
     def describe(self) -> dict[str, Any]:
         """Facts about the data for `metrics.json`."""
         return {
             "built_in_patches": self.generated,
-            "training_patches": int((~self.held_out).sum()),
+            "training_patches": int(self.trained_on.sum()),
             "validation_patches": len(self.validation()),
             "validation_slides": sorted(self.held_out_slides),
         }
 
     def training(self) -> np.ndarray:
         """Store indices of the training patches."""
-        return np.flatnonzero(~self.prepare().held_out)
+        return np.flatnonzero(self.prepare().trained_on)
 
     def validation(self) -> np.ndarray:
         """Store indices of the held-out patches that are measured: at most `validation_maximum`, evenly spaced."""
         indices = np.flatnonzero(self.prepare().held_out)
         places = np.linspace(0, len(indices) - 1, min(len(indices), self.validation_maximum)).round().astype(int)
         return indices[places]
-
-    def save_grid(self, path: Path, loader: Any, images: int = 64) -> None:
-        """Saves what the network will really see: the first transformed training patches."""
-        if path.is_file():
-            return
-        batches, count = [], 0
-        for keys in loader.step_sampler:
-            batches += [loader.dataset[key]["image"] for key in keys]
-            count += len(keys)
-            if count >= images:
-                break
-        save_grid(path, torch.stack([torch.as_tensor(image) for image in batches[:images]]))
-        logger.info(f"what the network sees is in {path}")
 
 
 class PatchPart:
@@ -201,7 +204,4 @@ class PatchPart:
         if not store.weighted:
             return None
         source = store.source_of[self._indices]
-        items = [np.flatnonzero(source == number) for number in range(len(store.sources))]
-        present = np.array([len(part) > 0 for part in items])
-        weights = np.where(present, store.weights, 0.0)
-        return items, weights / weights.sum()
+        return [np.flatnonzero(source == number) for number in range(len(store.sources))], store.weights

@@ -25,6 +25,7 @@ from bundle.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
+VERSION = 1  # raise it when decoding, hashing or resizing changes, so that old caches are not met
 CHUNK_PATCHES = 1024  # written at a time: what an interruption can lose
 CHUNK_BYTES = 64 * 2**20
 
@@ -200,7 +201,7 @@ class PatchStore:
             raise RuntimeError("this PatchStore has not been prepared. Call prepare() first")
 
     def _folder(self, source: str) -> Path:
-        key = f"{os.path.abspath(source)}\0{self.patch_size}\0{bool(self.normalise_stain)}"
+        key = f"{VERSION}\0{os.path.abspath(source)}\0{self.patch_size}\0{bool(self.normalise_stain)}"
         return self.cache_dir / hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:16]
 
     def _update(

@@ -67,6 +67,12 @@ class ResizePatchd(MapTransform):
         return result
 
 
+def orient(images: torch.Tensor, orientation: int) -> torch.Tensor:
+    """One of the eight flips and rotations of a square [..., S, S], numbered 0 (unchanged) to 7."""
+    images = torch.rot90(images, orientation % 4, (-2, -1))
+    return images.flip(-1) if orientation >= 4 else images
+
+
 class RandOrientationd(RandomizableTransform, MapTransform):
     """One of the eight flips and rotations of the square, each as likely; [C, H, W] with H = W keeps its shape."""
 
@@ -81,8 +87,7 @@ class RandOrientationd(RandomizableTransform, MapTransform):
         self.randomize()
         result = dict(data)
         for key in self.key_iterator(result):
-            image = torch.rot90(result[key], self.orientation % 4, dims=(1, 2))
-            result[key] = (image.flip(2) if self.orientation >= 4 else image).contiguous()
+            result[key] = orient(result[key], self.orientation).contiguous()
         return result
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +13,9 @@ from monai.inferers import Inferer
 from bundle.artefacts import save_artefact
 from bundle.engines.stage import StageTrainer
 from bundle.losses import AutoencoderLoss, hinge_discriminator_loss, patch_logits
+from bundle.pictures import save_grid
+
+logger = logging.getLogger(__name__)
 
 
 class AutoencoderTrainer(StageTrainer):
@@ -74,7 +80,13 @@ class AutoencoderTrainer(StageTrainer):
 
     def before_first_step(self) -> None:
         self.patches.require_batch(self.data_loader.items_per_batch)
-        self.patches.save_grid(self.folder / "pictures" / "training_input.png", self.data_loader)
+        self.save_training_input(self.folder / "pictures" / "training_input.png")
+
+    def save_training_input(self, path: Path, images: int = 64) -> None:
+        """Saves what the network will really see: the first transformed training patches."""
+        keys = [key for batch in itertools.islice(self.data_loader.step_sampler, images) for key in batch]
+        save_grid(path, torch.stack([torch.as_tensor(self.data_loader.dataset[key]["image"]) for key in keys[:images]]))
+        logger.info(f"what the network sees is in {path}")
 
     def _iteration(self, engine: Any, batchdata: dict[str, torch.Tensor]) -> dict[str, float]:
         images = batchdata["image"].to(self.state.device, non_blocking=True)
@@ -110,18 +122,10 @@ class AutoencoderTrainer(StageTrainer):
 
     def finish(self) -> None:
         self.evaluator.run()
-        save_artefact(
-            self.artefact_path,
-            "autoencoder",
-            self.autoencoder,
-            patch_size=self.patches.patch_size,
-            data_fingerprint=self.patches.fingerprint,
-            steps=self.state.iteration,
-        )
         seconds = self.elapsed()
         measured = {name: float(value) for name, value in self.evaluator.state.metrics.items()}
-        network = self.loss.perceptual.network
-        self.folder.add_metrics(
+        network = self.loss.perceptual.name
+        self.folder.set_metrics(
             "autoencoder",
             {
                 **measured,
@@ -129,10 +133,19 @@ class AutoencoderTrainer(StageTrainer):
                 "lpips": measured["perceptual_distance"] if network == "lpips" else None,
                 "perceptual_network": network,
                 **self.patches.describe(),
-                "steps": self.steps,
+                "steps": self.state.iteration,
                 "seconds": round(seconds, 1),
-                "patches_per_second": round(self.steps * self.data_loader.items_per_batch / seconds, 2),
+                "patches_per_second": round(self.state.iteration * self.data_loader.items_per_batch / seconds, 2),
             },
+            forget=("latent", "diffusion"),
+        )
+        save_artefact(
+            self.artefact_path,
+            "autoencoder",
+            self.autoencoder,
+            patch_size=self.patches.patch_size,
+            data_fingerprint=self.patches.fingerprint,
+            steps=self.state.iteration,
         )
 
 

@@ -107,7 +107,8 @@ class DiffusionTrainer(StageTrainer):
             facts["latent"] = self.latents.prepare().statistics()
             known = {name: facts[name] for name in facts.keys() - ARTEFACT_HEAD}
             save_artefact(path, "autoencoder", autoencoder, **known)
-            self.folder.add_metrics("latent", facts["latent"])
+        if self.folder.metrics().get("latent") != facts["latent"]:
+            self.folder.set_metrics("latent", facts["latent"])
         self.autoencoder_facts = facts
         self.autoencoder = autoencoder.to(self.state.device).requires_grad_(False)
 
@@ -152,7 +153,8 @@ class DiffusionTrainer(StageTrainer):
             noise = seeded_noise(seeds[start : start + self.batch_size], tuple(encoded.shape[1:]), self.state.device)
             with self.autocast():
                 latents = sample_ddim(network, noise, self.schedule, steps=self.sample_steps)
-                images.append(self.autoencoder.decode(latents / self.scale).float().clamp(-1, 1).cpu())
+            # In fp32: near white, bf16 has only half the levels of an 8-bit picture.
+            images.append(self.autoencoder.decode(latents / self.scale).clamp(-1, 1).cpu())
         return torch.cat(images)
 
     @torch.no_grad()
@@ -200,6 +202,17 @@ class DiffusionTrainer(StageTrainer):
         save_grid(path, self.sample(self.sample_seeds), synthetic=facts)
 
     def finish(self) -> None:
+        self.save_samples(self.folder / "samples.png")
+        seconds = self.elapsed()
+        self.folder.set_metrics(
+            "diffusion",
+            {
+                "loss": self.held_out_loss(),
+                "steps": self.state.iteration,
+                "seconds": round(seconds, 1),
+                "patches_per_second": round(self.state.iteration * self.data_loader.items_per_batch / seconds, 2),
+            },
+        )
         save_artefact(
             self.artefact_path,
             "diffusion",
@@ -212,15 +225,4 @@ class DiffusionTrainer(StageTrainer):
             patch_size=self.autoencoder_facts["patch_size"],
             data_fingerprint=self.latents.patches.fingerprint,
             steps=self.state.iteration,
-        )
-        self.save_samples(self.folder / "samples.png")
-        seconds = self.elapsed()
-        self.folder.add_metrics(
-            "diffusion",
-            {
-                "loss": self.held_out_loss(),
-                "steps": self.steps,
-                "seconds": round(seconds, 1),
-                "patches_per_second": round(self.steps * self.data_loader.items_per_batch / seconds, 2),
-            },
         )

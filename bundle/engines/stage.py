@@ -14,6 +14,7 @@ import torch
 from ignite.engine import Events
 from monai.engines import Trainer
 
+from bundle.artefacts import read_artefact
 from bundle.files import write_atomically
 from bundle.randomness import seed_step
 from bundle.run_folder import RunFolder
@@ -97,7 +98,7 @@ class StageTrainer(Trainer):
         """What only training needs, such as filled caches."""
 
     def finish(self) -> None:
-        """Writes the stage's artefact and metrics."""
+        """Writes the stage's metrics and pictures and, last, its artefact."""
         raise NotImplementedError
 
     # What they share.
@@ -121,12 +122,12 @@ class StageTrainer(Trainer):
     def run(self) -> None:
         """Runs the stage from its checkpoint, or from the start; does nothing where it has already ended."""
         self.folder.open()
+        self.started = time.monotonic()
         self.prepare()
-        done = self.load_checkpoint()
-        if done >= self.steps and self.artefact_path.is_file():
+        done = self.state.iteration = self.load_checkpoint()
+        if self.finished(done):
             logger.info(f"{self.stage}: all {self.steps} steps were done before; kept {self.artefact_path}")
             return
-        self.started = time.monotonic()
         if done < self.steps:
             self.folder.save_config()
             self.before_first_step()
@@ -134,12 +135,31 @@ class StageTrainer(Trainer):
                 f"{self.stage}: {f'continuing after step {done} of' if done else 'training for'} {self.steps} steps on "
                 f"{self.state.device} in {str(self.autocast_dtype).removeprefix('torch.')}"
             )
-            self.state.iteration = done
             self.data_loader.start = done
             self.attach_handlers()
             super().run()
-            self.save_checkpoint()
+            if self.steps % self.checkpoint_interval:
+                self.save_checkpoint()
         self.finish()
+
+    def finished(self, done: int) -> bool:
+        """Whether nothing is left to do. The artefact is written last, after metrics and pictures.
+
+        Args:
+            done: steps of the checkpoint, 0 without one; a user may have deleted it once the stage had ended.
+
+        Raises:
+            ValueError: more steps are asked of an artefact whose checkpoint is gone.
+        """
+        if not self.artefact_path.is_file():
+            return False
+        steps = read_artefact(self.artefact_path, self.stage)["steps"]
+        if not done and steps < self.steps:
+            raise ValueError(
+                f"{self.artefact_path} has {steps} steps, {self.steps} are asked for, and {self.checkpoint_path} to "
+                "continue from is gone: choose another --output_dir"
+            )
+        return max(done, steps) >= self.steps and (not done or done == steps)
 
     def attach_handlers(self) -> None:
         """Attaches the handlers, then the checkpoint, which must come last in a step."""
@@ -154,10 +174,13 @@ class StageTrainer(Trainer):
     def _require_finite(self) -> None:
         broken = {name: value for name, value in self.state.output.items() if not math.isfinite(value)}
         if broken:
-            raise FloatingPointError(
-                f"{self.stage}: not finite at step {self.state.iteration}: {broken}. The checkpoint "
-                f"{self.checkpoint_path} is from before and untouched; try a lower learning rate, or --precision fp32"
-            )
+            raise FloatingPointError(self.broken(broken))
+
+    def broken(self, what: Any) -> str:
+        return (
+            f"{self.stage}: not finite at step {self.state.iteration}: {what}. {self.checkpoint_path} is from before "
+            "and untouched; try a lower learning rate, or --precision fp32"
+        )
 
     def whole_identity(self) -> dict[str, Any]:
         """What a checkpoint and a run that continues it must share. Seed and step are the whole random state."""
@@ -170,7 +193,16 @@ class StageTrainer(Trainer):
         }
 
     def save_checkpoint(self) -> None:
-        """Saves all a resumed run needs, atomically."""
+        """Saves all a resumed run needs, atomically.
+
+        Raises:
+            FloatingPointError: a weight is not finite, as after a broken gradient; nothing is written.
+        """
+        for name, item in self.state_objects().items():
+            if isinstance(item, torch.nn.Module):
+                tensors = [tensor for tensor in item.state_dict().values() if tensor.is_floating_point()]
+                if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+                    raise FloatingPointError(self.broken(f"weights of the {name}"))
         content = {
             "step": self.state.iteration,
             "seconds": self.elapsed(),

@@ -14,7 +14,9 @@ import lpips
 import torch
 from torch import nn
 
-VGG_FILE = "vgg16-397923af.pth"  # torchvision's VGG-16 of ImageNet, the backbone of LPIPS
+# torchvision's VGG-16 of ImageNet, the backbone of LPIPS. Its name holds the first eight digits of its SHA-256.
+VGG_SHA256 = "397923af"
+VGG_FILE = f"vgg16-{VGG_SHA256}.pth"
 
 HELP = (
     "pass --perceptual_weights PATH to a local copy, or choose another network: --perceptual_network torchscript or "
@@ -28,8 +30,8 @@ class PerceptualDistance(nn.Module):
 
     Args:
         network: "lpips" (VGG-16 with the LPIPS channel weights), "random" (a small fixed convolutional network with
-            seeded random weights), "torchscript" (a scripted module that returns a feature map [B, C, h, w] or a
-            list of them), or the name of a timm model.
+            seeded random weights), "torchscript" (a scripted module that takes images in [-1, 1] and returns a feature
+            map [B, C, h, w] or a list of them), or the name of a timm model.
         weights: path of the weights. For "lpips" the VGG-16 state dict, by default looked for in torch's local cache.
 
     Nothing is read before :meth:`load`, which a trainer calls before anything else and :meth:`forward` where need be.
@@ -39,6 +41,7 @@ class PerceptualDistance(nn.Module):
         super().__init__()
         self.network = network
         self.weights = weights
+        self.sha256: str | None = None
         self.features: nn.Module | None = None
 
     def load(self) -> PerceptualDistance:
@@ -49,17 +52,35 @@ class PerceptualDistance(nn.Module):
         """
         if self.features is not None:
             return self
-        if self.network == "lpips":
-            self.features = LPIPS(find_vgg_weights(self.weights))
-        elif self.network == "random":
+        if self.network == "random":
             self.features = RandomFeatures()
-        elif self.weights is None or not Path(self.weights).is_file():
-            raise FileNotFoundError(f"no weights for the perceptual network {self.network!r} at {self.weights}: {HELP}")
-        elif self.network == "torchscript":
-            self.features = torch.jit.load(str(self.weights), map_location="cpu")
+            return self.eval().requires_grad_(False)
+        if self.network == "lpips" and self.weights is None:
+            path = Path(torch.hub.get_dir()) / "checkpoints" / VGG_FILE
         else:
-            self.features = TimmFeatures(self.network, self.weights)
+            path = Path(self.weights or "(no path given)")
+        if not path.is_file():
+            raise FileNotFoundError(f"the weights of the perceptual network {self.network!r} are not at {path}: {HELP}")
+        with open(path, "rb") as file:
+            self.sha256 = hashlib.sha256(file.read()).hexdigest()
+        if self.network == "lpips":
+            self.features = LPIPS(path)
+        elif self.network == "torchscript":
+            self.features = torch.jit.load(str(path), map_location="cpu")
+        else:
+            self.features = TimmFeatures(self.network, path)
         return self.eval().requires_grad_(False)
+
+    @property
+    def name(self) -> str:
+        """What the distance may be called: "lpips" only with the weights that LPIPS was published with."""
+        other = self.network == "lpips" and not (self.sha256 or "").startswith(VGG_SHA256)
+        return "lpips with other weights" if other else self.network
+
+    def describe(self) -> dict[str, str | None]:
+        """The network and the SHA-256 of its weights' file."""
+        self.load()
+        return {"network": self.network, "sha256": self.sha256}
 
     def train(self, mode: bool = True) -> PerceptualDistance:
         return super().train(False)  # a distance must not depend on the mode of the trainer that holds it
@@ -78,6 +99,11 @@ class PerceptualDistance(nn.Module):
             return self.features(first, second)
         total = torch.zeros(len(first), device=first.device)
         for one, other in zip(as_list(self.features(first)), as_list(self.features(second))):
+            if one.ndim != 4:
+                raise ValueError(
+                    f"the perceptual network {self.network!r} returns shape {tuple(one.shape)}, which is no feature "
+                    "map [B, C, h, w]: leave its pooling and head out"
+                )
             one, other = (lpips.normalize_tensor(features.float()) for features in (one, other))
             total = total + (one - other).square().sum(1).mean((1, 2))
         return total
@@ -106,25 +132,35 @@ class LPIPS(nn.Module):
 class TimmFeatures(nn.Module):
     """Feature maps of a timm model, its weights read from a local file."""
 
-    def __init__(self, name: str, weights: str | Path) -> None:
+    def __init__(self, name: str, weights: Path) -> None:
         super().__init__()
         import timm
         from timm.data import resolve_data_config
         from timm.models import load_state_dict
 
-        self.model = timm.create_model(name, pretrained=False, features_only=True)
-        state = load_state_dict(str(weights), use_ema=False, device="cpu", weights_only=True)
-        outcome = self.model.load_state_dict(state, strict=False)
+        self.model = timm.create_model(name, pretrained=False, num_classes=0)  # the head is not needed
+        if not hasattr(self.model, "forward_intermediates"):
+            raise ValueError(
+                f"timm gives no feature maps of {name}: script it, and use --perceptual_network torchscript"
+            )
+        outcome = self.model.load_state_dict(
+            load_state_dict(str(weights), device="cpu", weights_only=True), strict=False
+        )
         if outcome.missing_keys:
             raise ValueError(
                 f"{weights} lacks {len(outcome.missing_keys)} tensors of {name}: {outcome.missing_keys[:3]}"
             )
         config = resolve_data_config({}, model=self.model)
+        # A transformer has one image size.
+        self.size = config["input_size"][-1] if getattr(self.model, "pos_embed", None) is not None else None
         self.register_buffer("mean", torch.tensor(config["mean"]).reshape(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(config["std"]).reshape(1, 3, 1, 1))
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
-        return self.model(((images + 1) / 2 - self.mean) / self.std)
+        images = ((images + 1) / 2 - self.mean) / self.std
+        if self.size is not None:
+            images = nn.functional.interpolate(images, self.size, mode="bicubic", antialias=True)
+        return self.model.forward_intermediates(images, intermediates_only=True, output_fmt="NCHW")
 
 
 class RandomFeatures(nn.Module):
@@ -149,17 +185,6 @@ class RandomFeatures(nn.Module):
             images = torch.relu(layer(images))
             features.append(images)
         return features
-
-
-def find_vgg_weights(weights: str | Path | None) -> Path:
-    """The given path, or torchvision's VGG-16 file in torch's local cache."""
-    path = Path(weights) if weights is not None else Path(torch.hub.get_dir()) / "checkpoints" / VGG_FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"the VGG-16 weights of LPIPS are not at {path}: {HELP}")
-    # torchvision names its files by the first eight digits of their SHA-256.
-    if path.name == VGG_FILE and not hashlib.sha256(path.read_bytes()).hexdigest().startswith("397923af"):
-        raise ValueError(f"{path} does not have the SHA-256 its name promises; it is damaged or was replaced")
-    return path
 
 
 def as_list(features: torch.Tensor | list[torch.Tensor]) -> list[torch.Tensor]:

@@ -37,11 +37,7 @@ def test_lpips_is_the_packages_own_with_our_backbone(vgg_file):
     assert ours(first, first).abs().max().item() == 0.0
 
 
-def test_damaged_vgg_file_is_refused(tmp_path):
-    path = tmp_path / "vgg16-397923af.pth"
-    torch.save({"features.0.weight": torch.zeros(1)}, path)
-    with pytest.raises(ValueError, match="SHA-256"):
-        PerceptualDistance("lpips", path).load()
+def test_another_networks_file_is_refused(tmp_path):
     other = tmp_path / "other.pth"
     torch.save({"features.0.weight": torch.zeros(1)}, other)
     with pytest.raises(ValueError, match="not a torchvision VGG-16"):
@@ -69,18 +65,35 @@ def test_torchscript_network_by_path(tmp_path):
     torch.testing.assert_close(distance(first, second), expected)
 
 
-def test_timm_network_by_path(tmp_path):
+def test_only_the_published_weights_may_be_called_lpips(vgg_file):
+    distance = PerceptualDistance("lpips", vgg_file).load()
+    assert distance.name == "lpips with other weights" and len(distance.describe()["sha256"]) == 64
+    distance.sha256 = "397923af" + "0" * 56
+    assert distance.name == "lpips"
+
+
+@pytest.mark.parametrize("name", ["resnet10t", "convnext_atto", "vit_tiny_patch16_224"])
+def test_timm_network_by_path(tmp_path, name):
     import timm
 
     torch.manual_seed(0)
-    model = timm.create_model("resnet10t", pretrained=False)
-    path = tmp_path / "resnet10t.pth"
+    model = timm.create_model(name, pretrained=False, num_classes=9)  # a classifier of nine tissues
+    path = tmp_path / "weights.pth"
     torch.save(model.state_dict(), path)
-    distance = PerceptualDistance("resnet10t", path)
+    distance = PerceptualDistance(name, path)
     images = torch.rand(2, 3, 64, 64) * 2 - 1
     assert (distance(images, images.flip(-1)) > 0).all() and distance(images, images).max().item() == 0.0
-    with pytest.raises(FileNotFoundError, match="resnet10t"):
-        PerceptualDistance("resnet10t").load()
+    features = distance.features(images)
+    assert all(part.ndim == 4 and len(part) == 2 for part in features) and len(features) > 1
+    with pytest.raises(FileNotFoundError, match=name):
+        PerceptualDistance(name).load()
+
+
+def test_a_network_without_feature_maps_is_refused(tmp_path):
+    path = tmp_path / "classifier.ts"
+    torch.jit.script(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))).save(str(path))
+    with pytest.raises(ValueError, match=r"shape \(1, 3\).*leave its pooling and head out"):
+        PerceptualDistance("torchscript", path)(torch.zeros(1, 3, 2, 2), torch.zeros(1, 3, 2, 2))
 
 
 def test_distance_is_frozen_and_stays_in_evaluation_mode():
