@@ -61,9 +61,15 @@ class NoiseSchedule:
         names = ("timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type")
         return {name: getattr(self, name) for name in names}
 
+    def alpha_bar_at(self, timesteps: torch.Tensor) -> torch.Tensor:
+        """alpha_bar_t, float64 [B], on the device of `timesteps`, to which the table moves once and stays."""
+        if self.alpha_bar.device != timesteps.device:
+            self.alpha_bar = self.alpha_bar.to(timesteps.device)
+        return self.alpha_bar[timesteps]
+
     def coefficients(self, timesteps: torch.Tensor, dimensions: int) -> tuple[torch.Tensor, torch.Tensor]:
         """sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t) as fp32 [B, 1, ...] with `dimensions` axes in all."""
-        alpha_bar = self.alpha_bar.to(timesteps.device)[timesteps].reshape(-1, *[1] * (dimensions - 1))
+        alpha_bar = self.alpha_bar_at(timesteps).reshape(-1, *[1] * (dimensions - 1))
         return alpha_bar.sqrt().float(), (1 - alpha_bar).sqrt().float()
 
     def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
@@ -99,7 +105,7 @@ class NoiseSchedule:
         """
         if min_snr_gamma is None:
             return torch.ones(timesteps.shape, device=timesteps.device)
-        alpha_bar = self.alpha_bar.to(timesteps.device)[timesteps]
+        alpha_bar = self.alpha_bar_at(timesteps)
         ratio = alpha_bar / (1 - alpha_bar)
         divisor = ratio if self.prediction_type == "epsilon" else ratio + 1
         return (ratio.clamp(max=min_snr_gamma) / divisor).float()

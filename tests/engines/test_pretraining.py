@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers import assert_equal, root_cause, states
@@ -176,3 +177,34 @@ def test_leftovers_of_a_killed_save_are_removed(pretrained, workflow, tmp_path):
     (folder / ".diffusion_checkpoint.123.tmp.pt").write_text("half")
     workflow(output_dir=str(folder)).run()
     assert not list(folder.glob(".*tmp*"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"prediction_type": "v", "min_snr_gamma": 5.0}, {"diffusion_loss": "l1", "maximum_gradient_norm": None}],
+    ids=["v, min-SNR", "l1, no clipping"],
+)
+def test_options_of_the_diffusion_loss_train_and_sample(pretrained, workflow, tmp_path, options):
+    folder = tmp_path / "run"
+    shutil.copytree(pretrained, folder)
+    for name in ("diffusion.pt", "diffusion_checkpoint.pt", "samples.png"):
+        (folder / name).unlink()
+    workflow(output_dir=str(folder), **options).run()
+    _, facts = load_artefact(folder / "diffusion.pt", "diffusion")
+    assert facts["schedule"]["prediction_type"] == options.get("prediction_type", "epsilon")
+    assert (folder / "samples.png").read_bytes() != (pretrained / "samples.png").read_bytes()
+
+
+def test_training_learns(workflow, tmp_path):
+    """Some hundred steps on built-in patches: both losses fall far below their start."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    settings = {"autoencoder_steps": 120, "autoencoder_cool_down": 0, "adversarial_start": 1000, "diffusion_steps": 120}
+    settings |= {"autoencoder_learning_rate": 2e-3, "diffusion_learning_rate": 2e-3, "diffusion_warm_up": 5}
+    settings |= {"checkpoint_interval": 120, "picture_interval": 120, "val_interval": 120}
+    workflow(output_dir=str(tmp_path), **settings).run()
+    for stage, tag, share in (("autoencoder", "l1", 0.5), ("diffusion", "loss", 0.7)):
+        values = [
+            event.value for event in EventAccumulator(str(tmp_path / "tensorboard" / stage)).Reload().Scalars(tag)
+        ]
+        assert np.mean(values[-20:]) < share * np.mean(values[:5]), (stage, values[:5], values[-20:])
