@@ -1,0 +1,40 @@
+"""The weights kept in the repository: small, whole, and painting something like tissue."""
+
+import json
+
+import pytest
+import torch
+
+from bundle.artefacts import load_artefact, require_same
+from bundle.diffusion.samplers import sample_ddim
+from bundle.diffusion.schedule import NoiseSchedule
+from bundle.randomness import seeded_noise
+
+
+@pytest.fixture(scope="module")
+def models(bundle_root):
+    return bundle_root / "models" / "pretrain"
+
+
+def test_small_and_traced_to_their_origin(models, bundle_root):
+    total = sum(path.stat().st_size for path in (bundle_root / "models").rglob("*") if path.is_file())
+    assert total < 60e6
+    origin = json.loads((models / "origin.json").read_text())
+    assert "monai.bundle run training" in origin["command"] and len(origin["commit"]) == 40
+    assert json.loads((models / "metrics.json").read_text())["autoencoder"]["built_in_patches"] is False
+
+
+def test_they_sample_stained_patches(models):
+    autoencoder, facts = load_artefact(models / "autoencoder.pt", "autoencoder")
+    diffusion, diffusion_facts = load_artefact(models / "diffusion.pt", "diffusion")
+    require_same("autoencoder", "file", facts["fingerprint"], "model", diffusion_facts["autoencoder_fingerprint"])
+    side = facts["patch_size"] // 2 ** (len(autoencoder.definition["channels"]) - 1)
+    noise = seeded_noise(list(range(8)), (autoencoder.definition["latent_channels"], side, side))
+    latents = sample_ddim(diffusion, noise, NoiseSchedule(**diffusion_facts["schedule"]), steps=20)
+    with torch.no_grad():
+        images = autoencoder.decode(latents / diffusion_facts["latent_scale"]).clamp(-1, 1)
+    red, green, _ = images.mean((0, 2, 3)).tolist()
+    assert red > green, "haematoxylin and eosin both absorb green most"
+    assert images.mean((1, 2, 3)).std() > 0.02, "all alike"
+    assert images.std((2, 3)).mean() > 0.05, "no texture"
+    assert (latents.std() - 1).abs() < 0.3, "latents away from the scale they were trained at"
