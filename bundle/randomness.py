@@ -20,10 +20,21 @@ def seed_step(seed: int, stage: int, step: int, rank: int = 0) -> None:
     torch.manual_seed(mix_seed(seed, stage, step, rank))
 
 
-def seeded_noise(seeds: list[int], shape: tuple[int, ...], device: torch.device | str = "cpu") -> torch.Tensor:
-    """Standard normal noise [len(seeds), *shape], one generator a seed, so an image is the same in any batch.
+class ImageNoise:
+    """Standard normal noise with one generator an image, so that an image is the same in any batch.
 
-    It is drawn on the CPU, because a GPU's generator gives other numbers for the same seed.
+    Each call goes on where the last one ended. The noise is drawn on the CPU, because a GPU's generator gives other
+    numbers for the same seed.
     """
-    noise = [torch.randn(shape, generator=torch.Generator().manual_seed(mix_seed(seed))) for seed in seeds]
-    return torch.stack(noise).to(device)
+
+    def __init__(self, seeds: list[int], device: torch.device | str = "cpu") -> None:
+        self.generators = [torch.Generator().manual_seed(mix_seed(seed)) for seed in seeds]
+        self.device = device
+
+    def __len__(self) -> int:
+        return len(self.generators)
+
+    def __call__(self, shape: tuple[int, ...]) -> torch.Tensor:
+        """Noise of a shape [number of seeds, ...]."""
+        noise = [torch.randn(shape[1:], generator=generator) for generator in self.generators]
+        return torch.stack(noise).to(self.device)

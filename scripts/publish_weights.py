@@ -2,15 +2,14 @@
 
     python scripts/publish_weights.py runs/pretrain models/pretrain --commit COMMIT
 
-Writes autoencoder.pt and diffusion.pt (averaged weights only), metrics.json, samples.png and origin.json (the command
-that trained them and the commit of this repository). The copies load like the originals.
+Writes autoencoder.pt and diffusion.pt (averaged weights only), metrics.json, origin.json (the command that trained them
+and the commit of this repository) and samples.png, drawn from the copies. The copies load like the originals.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 from pathlib import Path
 
@@ -20,16 +19,20 @@ sys.path.insert(0, str(ROOT))
 from bundle.artefacts import (  # noqa: E402
     ARTEFACT_HEAD,
     build_from_definition,
+    load_artefact,
     read_artefact,
     require_same,
     save_artefact,
 )
+from bundle.diffusion.schedule import NoiseSchedule  # noqa: E402
+from bundle.diffusion.synthesis import sample_unguided  # noqa: E402
 from bundle.files import write_json  # noqa: E402
+from bundle.pictures import save_grid  # noqa: E402
 
 TRAINING_ONLY = {"raw_weights"}  # needed to train on, not to sample
 
 
-def publish(run: Path, target: Path, commit: str) -> None:
+def publish(run: Path, target: Path, commit: str, command: str | None) -> None:
     """Copies the artefacts of `run` to `target` in half precision.
 
     Raises:
@@ -49,10 +52,22 @@ def publish(run: Path, target: Path, commit: str) -> None:
     # Rounding changes the weights, so the diffusion model must name the rounded autoencoder as its own.
     diffusion["autoencoder_fingerprint"] = read_artefact(copy, "autoencoder")["fingerprint"]
     save_half(target / "diffusion.pt", diffusion)
-    for name in ("metrics.json", "samples.png"):
-        shutil.copyfile(run / name, target / name)
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-    write_json(target / "origin.json", {"command": metrics.get("command", "from Python"), "commit": commit})
+    origin = {"command": command or metrics.pop("command", "from Python"), "commit": commit}
+    metrics.pop("command", None)
+    write_json(target / "metrics.json", metrics)
+    write_json(target / "origin.json", origin)
+    save_samples(target)
+
+
+def save_samples(folder: Path, seeds: range = range(64)) -> None:
+    """Draws samples.png from the artefacts of a folder."""
+    autoencoder, facts = load_artefact(folder / "autoencoder.pt", "autoencoder")
+    diffusion, diffusion_facts = load_artefact(folder / "diffusion.pt", "diffusion")
+    schedule = NoiseSchedule(**diffusion_facts["schedule"])
+    images = sample_unguided(diffusion, autoencoder, schedule, facts["latent"], facts["patch_size"], list(seeds))
+    marks = {"Model": diffusion_facts["fingerprint"], "Seeds": f"{seeds[0]} to {seeds[-1]}"}
+    save_grid(folder / "samples.png", images, synthetic=marks)
 
 
 def save_half(path: Path, content: dict) -> Path:
@@ -69,7 +84,8 @@ if __name__ == "__main__":
     parser.add_argument("run", type=Path, help="output folder of a finished pre-training")
     parser.add_argument("target", type=Path, help="folder for the copies")
     parser.add_argument("--commit", default="unknown", help="commit of this repository that trained them")
+    parser.add_argument("--command", help="what to record as the command, where the real one has private paths in it")
     arguments = parser.parse_args()
-    publish(arguments.run, arguments.target, arguments.commit)
+    publish(arguments.run, arguments.target, arguments.commit, arguments.command)
     size = sum(file.stat().st_size for file in arguments.target.iterdir()) / 1e6
     print(f"{arguments.target}: {size:.1f} MB")

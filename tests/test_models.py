@@ -3,12 +3,10 @@
 import json
 
 import pytest
-import torch
 
 from bundle.artefacts import load_artefact, require_same
-from bundle.diffusion.samplers import sample_ddim
 from bundle.diffusion.schedule import NoiseSchedule
-from bundle.randomness import seeded_noise
+from bundle.diffusion.synthesis import sample_unguided
 
 
 @pytest.fixture(scope="module")
@@ -28,13 +26,9 @@ def test_they_sample_stained_patches(models):
     autoencoder, facts = load_artefact(models / "autoencoder.pt", "autoencoder")
     diffusion, diffusion_facts = load_artefact(models / "diffusion.pt", "diffusion")
     require_same("autoencoder", "file", facts["fingerprint"], "model", diffusion_facts["autoencoder_fingerprint"])
-    side = facts["patch_size"] // 2 ** (len(autoencoder.definition["channels"]) - 1)
-    noise = seeded_noise(list(range(8)), (autoencoder.definition["latent_channels"], side, side))
-    latents = sample_ddim(diffusion, noise, NoiseSchedule(**diffusion_facts["schedule"]), steps=20)
-    with torch.no_grad():
-        images = autoencoder.decode(latents / diffusion_facts["latent_scale"]).clamp(-1, 1)
+    schedule = NoiseSchedule(**diffusion_facts["schedule"])
+    images = sample_unguided(diffusion, autoencoder, schedule, facts["latent"], facts["patch_size"], list(range(8)), 20)
     red, green, _ = images.mean((0, 2, 3)).tolist()
-    assert red > green, "haematoxylin and eosin both absorb green most"
+    assert red > green + 0.1, "haematoxylin and eosin both absorb green most"
     assert images.mean((1, 2, 3)).std() > 0.02, "all alike"
     assert images.std((2, 3)).mean() > 0.05, "no texture"
-    assert (latents.std() - 1).abs() < 0.3, "latents away from the scale they were trained at"

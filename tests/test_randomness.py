@@ -2,7 +2,7 @@
 
 import torch
 
-from bundle.randomness import mix_seed, seed_step, seeded_noise
+from bundle.randomness import ImageNoise, mix_seed, seed_step
 
 
 def test_mixed_seeds_differ_and_repeat():
@@ -12,11 +12,11 @@ def test_mixed_seeds_differ_and_repeat():
 
 
 def test_an_images_noise_does_not_depend_on_its_batch():
-    together = seeded_noise([5, 6, 7], (2, 4, 4))
-    alone = seeded_noise([6], (2, 4, 4))
-    assert torch.equal(together[1], alone[0])
-    assert not torch.equal(together[0], together[1])
-    assert abs(seeded_noise(list(range(64)), (3, 8, 8)).std().item() - 1) < 0.05
+    together, alone = ImageNoise([5, 6, 7]), ImageNoise([6])
+    first, second = together((3, 2, 4, 4)), together((3, 2, 4, 4))
+    assert torch.equal(first[1], alone((1, 2, 4, 4))[0]) and torch.equal(second[1], alone((1, 2, 4, 4))[0])
+    assert not torch.equal(first[0], first[1]) and not torch.equal(first[1], second[1])
+    assert abs(ImageNoise(list(range(64)))((64, 3, 8, 8)).std().item() - 1) < 0.05
 
 
 def test_each_step_and_each_process_draws_anew():

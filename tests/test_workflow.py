@@ -138,6 +138,7 @@ FLAGS = [
     ("beta_start", 0.001, lambda w: w("noise_schedule").beta_start == 0.001),
     ("beta_end", 0.0195, lambda w: w("noise_schedule").beta_end == 0.0195),
     ("beta_schedule", "linear", lambda w: w("noise_schedule").beta_schedule == "linear"),
+    ("eta", 0.5, lambda w: w("diffusion#trainer").sample_eta == 0.5),
     ("num_inference_steps", 3, lambda w: w("diffusion#trainer").sample_steps == 3),
     ("inference_batch_size", 5, lambda w: w("latents").batch_size == w("validate#dataloader").batch_size == 5),
     ("checkpoint_interval", 3, lambda w: w("train#trainer").checkpoint_interval == 3),

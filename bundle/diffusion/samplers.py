@@ -42,6 +42,22 @@ def timestep_pairs(timesteps: int, steps: int, spacing: str = "trailing") -> lis
     return list(zip(times, [*times[1:], CLEAN]))
 
 
+def start_latents(noise: torch.Tensor, schedule: NoiseSchedule, mean: torch.Tensor) -> torch.Tensor:
+    """z_T about the mean that q(z_T) has: sqrt(alpha_bar_T) * mean + sqrt(1 - alpha_bar_T) * noise.
+
+    The usual start, plain noise, takes q(z_T) for a unit Gaussian, but alpha_bar_T is 6.7e-4 and not zero. A channel of
+    latents with a mean far from zero is then shifted as a whole, by as much as the noise's own average over it, and the
+    network reads that as another stain (cf. Lin et al., arXiv 2305.08891, Section 3.1).
+
+    Args:
+        noise: standard normal [B, C, h, w].
+        schedule: gives alpha_bar_T.
+        mean: mean of each scaled channel, [C].
+    """
+    alpha_bar = schedule.alpha_bar[-1].item()
+    return alpha_bar**0.5 * mean.reshape(1, -1, *[1] * (noise.ndim - 2)) + (1 - alpha_bar) ** 0.5 * noise
+
+
 @torch.no_grad()
 def sample_ddim(
     network: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
@@ -57,7 +73,7 @@ def sample_ddim(
 
     Args:
         network: (z_t [B, ...], t int64 [B]) -> prediction of the schedule's type. It gets the original t.
-        latents: z_T, standard normal [B, ...].
+        latents: z_T [B, ...], from :func:`start_latents`.
         schedule: the process the network was trained on.
         steps: number of network evaluations.
         spacing: see :func:`timestep_pairs`.

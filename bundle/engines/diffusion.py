@@ -10,12 +10,12 @@ import torch.nn.functional as functional
 from bundle.artefacts import ARTEFACT_HEAD, build_from_definition, load_artefact, require_same, save_artefact
 from bundle.data.latents import LatentCache
 from bundle.data.patches import PatchPart
-from bundle.diffusion.samplers import sample_ddim
 from bundle.diffusion.schedule import NoiseSchedule
+from bundle.diffusion.synthesis import sample_unguided
 from bundle.engines.stage import StageTrainer
 from bundle.networks.ema import ExponentialMovingAverage
 from bundle.pictures import save_grid
-from bundle.randomness import seeded_noise
+from bundle.randomness import ImageNoise
 
 LOSS_TYPES = {"mse": functional.mse_loss, "l1": functional.l1_loss}
 
@@ -34,7 +34,7 @@ class DiffusionTrainer(StageTrainer):
         min_snr_gamma: None, or gamma of min-SNR weighting.
         maximum_gradient_norm: None, or the norm gradients are clipped to.
         sample_seeds: seeds of the images in `samples.png`.
-        sample_steps: DDIM steps of those images.
+        sample_steps, sample_eta: DDIM steps of those images and their eta.
         batch_size: images at once where nothing is trained.
         **stage: arguments of StageTrainer.
     """
@@ -54,6 +54,7 @@ class DiffusionTrainer(StageTrainer):
         maximum_gradient_norm: float | None = None,
         sample_seeds: list[int] | range = range(64),
         sample_steps: int = 50,
+        sample_eta: float = 1.0,
         batch_size: int = 32,
         **stage: Any,
     ) -> None:
@@ -71,6 +72,7 @@ class DiffusionTrainer(StageTrainer):
         self.maximum_gradient_norm = maximum_gradient_norm
         self.sample_seeds = list(sample_seeds)
         self.sample_steps = sample_steps
+        self.sample_eta = sample_eta
         self.batch_size = batch_size
         self.autoencoder: torch.nn.Module | None = None
         self.autoencoder_facts: dict[str, Any] = {}
@@ -142,20 +144,20 @@ class DiffusionTrainer(StageTrainer):
         self.ema.update(self.diffusion)
         return {"loss": loss.item()}
 
-    @torch.no_grad()
     def sample(self, seeds: list[int]) -> torch.Tensor:
         """Unguided images from the averaged weights, one seed an image: fp32 [len(seeds), 3, S, S] in [-1, 1]."""
-        network = self.averaged_network()
-        size = self.autoencoder_facts["patch_size"]
-        encoded = self.autoencoder.encode(torch.zeros(1, 3, size, size, device=self.state.device))[0]
-        images = []
-        for start in range(0, len(seeds), self.batch_size):
-            noise = seeded_noise(seeds[start : start + self.batch_size], tuple(encoded.shape[1:]), self.state.device)
-            with self.autocast():
-                latents = sample_ddim(network, noise, self.schedule, steps=self.sample_steps)
-            # In fp32: near white, bf16 has only half the levels of an 8-bit picture.
-            images.append(self.autoencoder.decode(latents / self.scale).clamp(-1, 1).cpu())
-        return torch.cat(images)
+        return sample_unguided(
+            self.averaged_network(),
+            self.autoencoder,
+            self.schedule,
+            self.autoencoder_facts["latent"],
+            self.autoencoder_facts["patch_size"],
+            seeds,
+            self.sample_steps,
+            self.sample_eta,
+            self.batch_size,
+            self.autocast,
+        )
 
     @torch.no_grad()
     def held_out_loss(self, draws: int = 4) -> float:
@@ -174,7 +176,7 @@ class DiffusionTrainer(StageTrainer):
             places = torch.arange(start, min(start + self.batch_size, len(levels)))
             batch = images[places % len(images)].to(self.state.device).float() / 127.5 - 1
             latents = self.autoencoder.encode(batch)[0] * self.scale
-            noise = seeded_noise(places.tolist(), tuple(latents.shape[1:]), latents.device)
+            noise = ImageNoise(places.tolist(), latents.device)(tuple(latents.shape))
             timesteps = levels[places].to(latents.device)
             noisy = self.schedule.add_noise(latents, noise, timesteps)
             with self.autocast():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bundle.diffusion.samplers import sample_ddim, timestep_pairs
+from bundle.diffusion.samplers import sample_ddim, start_latents, timestep_pairs
 from bundle.diffusion.schedule import NoiseSchedule
 
 MEAN, STD = 1.5, 0.6
@@ -129,3 +129,23 @@ def test_network_sees_the_original_timesteps():
 
     sample_ddim(network, torch.zeros(2, 1), NoiseSchedule(), steps=4)
     assert seen == [[999, 999], [749, 749], [499, 499], [249, 249]]
+
+
+def test_start_takes_away_the_known_bias_of_the_mean():
+    """Data N(20, 1): from plain noise the mean ends sqrt(alpha_bar_T) * 20 = 0.52 too low, else where it should."""
+    schedule = NoiseSchedule()
+    network = exact_network(schedule, mean=20.0, std=1.0)
+    noise = noise_source()((4000, 1))
+    right = start_latents(noise, schedule, torch.tensor([20.0]))
+    ends = [sample_ddim(network, start, schedule, steps=250).mean().item() for start in (noise, right)]
+    offset = noise.mean().item()  # std 1: the start's own average is carried to the end
+    assert ends[0] - offset == pytest.approx(20 - 20 * 6.69e-4**0.5, abs=0.02)
+    assert ends[1] - offset == pytest.approx(20, abs=0.02)
+
+
+def test_start_by_hand():
+    schedule = NoiseSchedule()
+    alpha_bar = schedule.alpha_bar[-1].item()
+    start = start_latents(torch.ones(2, 3, 1, 1), schedule, torch.tensor([0.0, 1.0, -10.0]))
+    expected = [(1 - alpha_bar) ** 0.5 + alpha_bar**0.5 * mean for mean in (0.0, 1.0, -10.0)]
+    assert start[1].flatten().tolist() == pytest.approx(expected, rel=1e-6)
