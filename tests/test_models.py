@@ -1,6 +1,7 @@
 """The weights kept in the repository: small, whole, and painting something like tissue."""
 
 import json
+import re
 
 import pytest
 
@@ -32,3 +33,11 @@ def test_they_sample_stained_patches(models):
     assert red > green + 0.1, "haematoxylin and eosin both absorb green most"
     assert images.mean((1, 2, 3)).std() > 0.02, "all alike"
     assert images.std((2, 3)).mean() > 0.05, "no texture"
+
+
+def test_the_readmes_lines_for_them_work(bundle_root, monkeypatch):
+    monkeypatch.chdir(bundle_root)
+    block = re.search(r"```python\n(.*?)```", (bundle_root / "README.md").read_text(), re.DOTALL).group(1)
+    found = {}
+    exec(block, found)
+    assert found["images"].shape == (3, 3, 64, 64) and found["images"].abs().max() <= 1
