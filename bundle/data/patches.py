@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 from collections import Counter
@@ -66,7 +67,7 @@ class TrainingPatches:
     def generated(self) -> bool:
         return self.dataset_dir is None
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """Identity of the data as training sees it: pixels in their order, size, what is held out, source weights."""
         store = self.prepare().store
@@ -89,7 +90,7 @@ class TrainingPatches:
         directory = self.dataset_dir
         if self.generated:
             logger.info(
-                "no --dataset_dir was given: making built-in patches: procedurally generated pictures, not tissue"
+                "no --dataset_dir was given, so built-in patches are made: procedurally generated pictures, not tissue"
             )
             directory = self.cache_dir / "generated_patches"
             write_generated_patches(

@@ -122,7 +122,6 @@ class AutoencoderTrainer(StageTrainer):
 
     def finish(self) -> None:
         self.evaluator.run()
-        seconds = self.elapsed()
         measured = {name: float(value) for name, value in self.evaluator.state.metrics.items()}
         network = self.loss.perceptual.name
         self.folder.set_metrics(
@@ -133,9 +132,7 @@ class AutoencoderTrainer(StageTrainer):
                 "lpips": measured["perceptual_distance"] if network == "lpips" else None,
                 "perceptual_network": network,
                 **self.patches.describe(),
-                "steps": self.state.iteration,
-                "seconds": round(seconds, 1),
-                "patches_per_second": round(self.state.iteration * self.data_loader.items_per_batch / seconds, 2),
+                **self.effort(),
             },
             forget=("latent", "diffusion"),
         )

@@ -205,16 +205,7 @@ class DiffusionTrainer(StageTrainer):
 
     def finish(self) -> None:
         self.save_samples(self.folder / "samples.png")
-        seconds = self.elapsed()
-        self.folder.set_metrics(
-            "diffusion",
-            {
-                "loss": self.held_out_loss(),
-                "steps": self.state.iteration,
-                "seconds": round(seconds, 1),
-                "patches_per_second": round(self.state.iteration * self.data_loader.items_per_batch / seconds, 2),
-            },
-        )
+        self.folder.set_metrics("diffusion", {**self.effort(), "loss": self.held_out_loss()})
         save_artefact(
             self.artefact_path,
             "diffusion",

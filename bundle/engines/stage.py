@@ -119,6 +119,12 @@ class StageTrainer(Trainer):
         """Seconds spent in this stage, earlier runs included."""
         return self.seconds + time.monotonic() - self.started
 
+    def effort(self) -> dict[str, float]:
+        """Steps, seconds and patches per second of the whole stage, for `metrics.json`."""
+        seconds, steps = self.elapsed(), self.state.iteration
+        rate = steps * self.data_loader.items_per_batch / seconds
+        return {"steps": steps, "seconds": round(seconds, 1), "patches_per_second": round(rate, 2)}
+
     def run(self) -> None:
         """Runs the stage from its checkpoint, or from the start; does nothing where it has already ended."""
         self.folder.open()
