@@ -20,7 +20,7 @@ from bundle.artefacts import require_same
 from bundle.data.labelled import LabelledPatches
 from bundle.data.loader import ItemDataset, StepDataLoader
 from bundle.data.stain import macenko_normalise
-from bundle.data.transforms import RandOrientationd, RandStaind, ScalePatchd
+from bundle.data.transforms import RandDensityd, RandOrientationd, ScalePatchd
 from bundle.engines.classifier import ImageClassifierTrainer, load_classifier
 from bundle.metrics.classification import summarise
 from bundle.pictures import to_uint8
@@ -66,7 +66,7 @@ class JudgeTrainer(ImageClassifierTrainer):
     Args:
         view: one of `VIEWS`.
         labelled: the labelled patches.
-        stain: probability, factor and shift of the stain variation (`bundle.data.transforms.RandStaind`).
+        density: probability and scale of the stain variation (`bundle.data.transforms.RandDensityd`).
         items_per_step: batch size of the training.
         steps, seed: as of StageTrainer.
         handlers: stage name -> its handlers.
@@ -77,7 +77,7 @@ class JudgeTrainer(ImageClassifierTrainer):
         self,
         view: str,
         labelled: LabelledPatches,
-        stain: tuple[float, float, float],
+        density: tuple[float, float],
         items_per_step: int,
         steps: int,
         seed: int,
@@ -88,7 +88,7 @@ class JudgeTrainer(ImageClassifierTrainer):
         self.view = view
         plain = [JudgeViewd("image", view), ScalePatchd("image")]
         # Random order matters: stain is varied before a judge loses sight of it, so that grey has no fixed brightness.
-        random = [RandStaind("image", *stain), RandOrientationd("image")]
+        random = [RandDensityd("image", *density), RandOrientationd("image")]
         dataset = ItemDataset(labelled.part("judge_training"), Compose(random + plain))
         super().__init__(
             preprocessing=Compose(plain),
@@ -97,7 +97,7 @@ class JudgeTrainer(ImageClassifierTrainer):
             seed=seed,
             train_data_loader=StepDataLoader(dataset, items_per_step, steps, seed),
             train_handlers=handlers(self.stage),
-            settings={"stain": list(stain)},
+            settings={"stain variation": list(density)},
             **classifier,
         )
 

@@ -21,7 +21,7 @@ from numpy.lib.format import open_memmap
 from tqdm import tqdm
 
 from bundle.artefacts import load_artefact
-from bundle.data.transforms import RandStaind, orient
+from bundle.data.transforms import RandDensityd, orient
 from bundle.files import write_atomically, write_json
 from bundle.randomness import mix_seed
 
@@ -59,7 +59,7 @@ class LatentCache:
         batch_size: images encoded at once.
         part: name of the part.
         stain_copies: how many copies with varied stain are cached besides each patch as it is.
-        stain: factor and shift of the variation, see `bundle.data.transforms.RandStaind`.
+        density_scale: how much the copies vary, see `bundle.data.transforms.RandDensityd`.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class LatentCache:
         batch_size: int = 32,
         part: str = "training",
         stain_copies: int = 0,
-        stain: tuple[float, float] = (0.2, 0.05),
+        density_scale: float = 0.5,
     ) -> None:
         if not 1 <= orientations <= 8:
             raise ValueError(f"--latent_orientations is {orientations}; it must lie between 1 and 8")
@@ -86,7 +86,7 @@ class LatentCache:
         self.batch_size = batch_size
         self.part = patches.part(part)
         self.stain_copies = stain_copies
-        self.stain = RandStaind("image", 1.0, *stain)
+        self.stain = RandDensityd("image", 1.0, density_scale)
         self._latents: np.memmap | None = None
         self._labels: np.ndarray | None = None
 
@@ -97,7 +97,7 @@ class LatentCache:
 
     def describe(self) -> list:
         """What the variants are, as plain data: it shapes every stage that learns from them."""
-        return [self.orientations, self.stain_copies, self.stain.scale, self.stain.shift]
+        return [self.orientations, self.stain_copies, self.stain.scale]
 
     def image(self, index: int) -> torch.Tensor:
         """uint8 [3, S, S]: the picture that item `index` is the latent of."""

@@ -176,6 +176,7 @@ def test_training_stops_when_validation_no_longer_improves(pretrained, adapted, 
     trainer.run()
     # Validated at 2, 4 and 6: the first was the best, and two more were no better.
     assert (trainer.state.iteration, trainer.best.step) == (6, 2)
+    trainer.folder.close()
     again = workflow("adapt.json", **settings).parser.get_parsed_content("image_classification#trainer")
     again.run()
     assert again.state.iteration == 6 and again.best.step == 2
@@ -246,8 +247,10 @@ def test_without_a_discriminator_the_remedy_is_named_and_works(pretrained, adapt
     (other / "discriminator.pt").unlink()
     folder = copy(adapted, tmp_path, without=["decoder"])
     settings = {"output_dir": str(folder), "pretrained_dir": str(other)}
+    trainer = workflow("adapt.json", **settings).parser.get_parsed_content("decoding#trainer")
     with pytest.raises(FileNotFoundError, match="--adversarial_weight 0"):
-        workflow("adapt.json", **settings).parser.get_parsed_content("decoding#trainer").run()
+        trainer.run()
+    trainer.folder.close()
     workflow("adapt.json", **settings, adversarial_weight=0.0).parser.get_parsed_content("decoding#trainer").run()
     assert (folder / "decoder.pt").is_file()
 
