@@ -51,8 +51,8 @@ class PretrainedModels:
             if not (self.pretrained_dir / name).is_file():
                 raise FileNotFoundError(
                     f"--pretrained_dir {self.pretrained_dir} has no {name}. Pre-train first (python -m monai.bundle "
-                    "run training --config_file configs/pretrain.json), or name a folder of pre-trained weights, such as "
-                    "the models/pretrain of this bundle"
+                    "run training --config_file configs/pretrain.json), or name a folder of pre-trained weights, such "
+                    "as the models/pretrain of this bundle"
                 )
         autoencoder = read_artefact(self.pretrained_dir / "autoencoder.pt", "autoencoder")
         diffusion = read_artefact(self.pretrained_dir / "diffusion.pt", "diffusion")

@@ -256,7 +256,7 @@ def run_stages(
 ) -> None:
     """Runs the stages one after the other in one folder, then says where the results are and what to run next.
 
-    A stage that a setting leaves out is None. All are built and checked before the first one runs, so that what the last
+    A stage that a setting leaves out is None. All are built and checked before the first runs, so that what the last
     one refuses is refused at once.
     """
     folder.open()
