@@ -49,7 +49,7 @@ def test_the_readmes_lines_for_them_work(bundle_root, monkeypatch):
 
 
 def test_the_latent_classifier_knows_unseen_slides_until_noise_hides_them(bundle_root, real_data):
-    """On real tiles of held-out slides: far above chance (1/7) when almost clean, below twice chance at the noisiest."""
+    """On real tiles of held-out slides: far above chance (1/7) when almost clean, below twice chance when noisiest."""
     folder = bundle_root / "models" / "adapt"
     autoencoder, facts = load_artefact(folder / "autoencoder.pt", "autoencoder")
     classifier, known = load_classifier(folder / "latent_classifier.pt", "latent_classifier")

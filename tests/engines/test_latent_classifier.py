@@ -19,7 +19,7 @@ CHANNELS, SIDE, SHIFT = 2, 8, 0.25
 
 
 class TwoClasses:
-    """Latents of two classes, N(-SHIFT, 1) and N(SHIFT, 1) in every value: the best classifier asks for the mean's sign."""
+    """Latents of N(-SHIFT, 1) and of N(SHIFT, 1) in every value: the best classifier asks for their mean."""
 
     def __init__(self, count, seed):
         random = np.random.default_rng(seed)
