@@ -20,6 +20,8 @@ from bundle.networks import classifiers
 from bundle.randomness import mix_seed
 
 FORMAT = "histodiffusion/1"
+# Of monai.networks.nets; others can be made to download files by their arguments, and a definition is read from a file.
+MONAI_NETWORKS = ("AutoencoderKL", "DiffusionModelUNet", "PatchDiscriminator", "ResNet", "DenseNet", "ViT")
 ARTEFACT_HEAD = {"format", "kind", "definition", "weights", "fingerprint"}  # what save_artefact writes by itself
 
 
@@ -42,18 +44,18 @@ def build(definition: functools.partial, seed: int = 0) -> torch.nn.Module:
 def build_from_definition(definition: dict[str, Any]) -> torch.nn.Module:
     """Rebuilds a network from `{"_target_": class name, **arguments}`.
 
-    Only classes of `monai.networks.nets` and those that `bundle.networks.classifiers` exports are accepted: a
-    definition comes out of a file, and a file must not be able to call anything else.
+    Only `MONAI_NETWORKS` and what `bundle.networks.classifiers` exports are accepted: a definition comes out
+    of a file, and a file must not be able to call anything else.
 
     Raises:
         ValueError: another class, or arguments the class refuses.
     """
     arguments = dict(definition)
     name = arguments.pop("_target_")
-    network_class = getattr(classifiers if name in classifiers.__all__ else nets, name, None)
-    if not (isinstance(network_class, type) and issubclass(network_class, torch.nn.Module)):
-        allowed = f"monai.networks.nets or one of {', '.join(classifiers.__all__)}"
-        raise ValueError(f"{name!r} is not a network class of {allowed}, and no other can be built")
+    allowed = (*MONAI_NETWORKS, *classifiers.__all__)
+    if name not in allowed:
+        raise ValueError(f"{name!r} is not one of the networks that can be built: {', '.join(allowed)}")
+    network_class = getattr(nets if name in MONAI_NETWORKS else classifiers, name)
     try:
         network = network_class(**arguments)
     except TypeError as error:

@@ -160,6 +160,7 @@ class Judge:
 
     Attributes:
         classes: names in order.
+        fingerprints: {view: that of its weights}.
         measured: {view: {"same_slides", "held_out_slides": its own figures on real tiles}}.
 
     Raises:
@@ -170,11 +171,12 @@ class Judge:
         self, folder: str | Path, device: torch.device | str = "cpu", classes: list[str] | None = None
     ) -> None:
         self.device = torch.device(device)
-        self.networks, self.measured = {}, {}
+        self.networks, self.measured, self.fingerprints = {}, {}, {}
         for view in VIEWS:
             network, facts = load_classifier(Path(folder) / f"judge_{view}.pt", f"judge_{view}", classes)
             self.networks[view] = network.to(self.device)
             self.measured[view] = facts["measured"]
+            self.fingerprints[view] = facts["fingerprint"]
             if view != VIEWS[0]:
                 require_same("the classes", "one of the judge's views", self.classes, view, facts["classes"])
             self.classes = facts["classes"]

@@ -95,7 +95,7 @@ class PretrainedModels:
 
         def link(temporary: Path) -> None:
             try:
-                os.link(source, temporary)
+                os.link(source.resolve(), temporary)
             except OSError:  # another disk, or a file system without links
                 shutil.copyfile(source, temporary)
 

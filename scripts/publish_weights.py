@@ -16,6 +16,8 @@ import shutil
 import sys
 from pathlib import Path
 
+import torch
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
@@ -33,7 +35,7 @@ from bundle.files import write_json  # noqa: E402
 from bundle.judge import VIEWS  # noqa: E402
 from bundle.pictures import save_grid  # noqa: E402
 
-TRAINING_ONLY = {"raw_weights"}  # needed to train on, not to sample
+TRAINING_ONLY = {"raw_weights", "identity"}  # needed to train on, not to sample
 # In this order each is published before those that name its fingerprint.
 KINDS = ("autoencoder", "discriminator", "diffusion", "image_classifier", "decoder", "latent_classifier")
 KINDS += tuple(f"judge_{view}" for view in VIEWS)
@@ -49,6 +51,9 @@ def publish(run: Path, target: Path, commit: str, command: str | None) -> None:
     """
     autoencoder = read_artefact(run / "autoencoder.pt", "autoencoder")
     diffusion = read_artefact(run / "diffusion.pt", "diffusion")
+    if (run / "split.csv").is_file():
+        for kind in ("decoder", "latent_classifier"):  # an adaptation has ended once these are there
+            read_artefact(run / f"{kind}.pt", kind)
     require_same(
         "the autoencoder",
         "autoencoder.pt",
@@ -62,7 +67,11 @@ def publish(run: Path, target: Path, commit: str, command: str | None) -> None:
             content = read_artefact(run / f"{kind}.pt", kind)
             facts = {name: value for name, value in content.items() if name.endswith("_fingerprint")}
             content |= {name: renamed.get(value, value) for name, value in facts.items()}
-            copy = save_half(target / f"{kind}.pt", content)
+            if is_published(content):  # byte for byte, so that version control keeps it once
+                target.mkdir(parents=True, exist_ok=True)
+                copy = shutil.copyfile(run / f"{kind}.pt", target / f"{kind}.pt")
+            else:
+                copy = save_half(target / f"{kind}.pt", content)
             renamed[content["fingerprint"]] = read_artefact(copy, kind)["fingerprint"]
     for name in PLAIN_FILES:
         if (run / name).is_file():
@@ -84,6 +93,12 @@ def save_samples(folder: Path, seeds: range = range(64)) -> None:
     images = sample_unguided(diffusion, autoencoder, schedule, facts["latent"], facts["patch_size"], list(seeds))
     marks = {"Model": diffusion_facts["fingerprint"], "Seeds": f"{seeds[0]} to {seeds[-1]}"}
     save_grid(folder / "samples.png", images, synthetic=marks)
+
+
+def is_published(content: dict) -> bool:
+    """Whether an artefact is a small copy already, as the pre-trained models of an adaptation may be."""
+    floating = [tensor for tensor in content["weights"].values() if tensor.is_floating_point()]
+    return all(tensor.dtype == torch.float16 for tensor in floating) and not TRAINING_ONLY & content.keys()
 
 
 def save_half(path: Path, content: dict) -> Path:

@@ -14,6 +14,7 @@ import torch
 
 from bundle.data.generated import write_generated_patches
 from bundle.data.guards import require_apart, require_no_synthetic, require_unseen
+from bundle.data.hashes import HASHES_FILE
 from bundle.data.labelled_part import JUDGE_PARTS, LabelledPart, fingerprint_rows
 from bundle.data.labels import Labels, find_labels
 from bundle.data.split import (
@@ -121,6 +122,7 @@ class LabelledPatches:
         self._places: dict[SplitRow, int] = {}
         self._overlap: int | None = None
         self._notes: list[str] = []
+        self._seen: set[str] = set()  # pixel hashes of the pre-training
 
     def prepare(self) -> LabelledPatches:
         """Finds, checks, splits and caches the patches, once; writes `split.csv` and says what was found.
@@ -291,15 +293,23 @@ class LabelledPatches:
 
     def _compare_with_pretraining(self, files: dict[SplitRow, Path]) -> None:
         seen = None if self.pretraining_hashes is None else self.pretraining_hashes()
+        if seen is None and self.pretraining_hashes is not None and self.pretraining_overlap == "forbid":
+            raise ValueError(
+                f"the pre-training left no {HASHES_FILE}, so whether it saw some of these images can't be checked: put "
+                "that file beside its weights, or give --pretraining_overlap allow"
+            )
         if seen is None:
             self._notes.append("could not be checked: whether the pre-training saw some of these images")
             return
+        self._seen = seen
         self._overlap = require_unseen(files, seen, self.pretraining_overlap == "allow")
         if self._overlap:
             self._notes.append(f"seen by the pre-training, which --pretraining_overlap allows: {self._overlap}")
 
     def _judge_rows(self) -> tuple[list[SplitRow], list[SplitRow]]:
-        unused = {row.file: row for row in self.parts["unused"]}
+        """Those of "unused" that may judge: not seen by the pre-training, each picture once."""
+        unused = {row.sha256: row for row in reversed(self.parts["unused"]) if row.sha256 not in self._seen}
+        unused = {row.file: row for row in reversed(unused.values())}
         labels = {file: row.label for file, row in unused.items()}
         if any(list(labels.values()).count(name) < 2 for name in self.classes):
             return [], []

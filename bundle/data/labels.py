@@ -13,6 +13,7 @@ import numpy as np
 from bundle.data.archives import list_members, split_member
 
 CLASS_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.+-]*")
+NAMED_BY_CLASS = re.compile(r"[A-Z][A-Z0-9]*-")
 PART_OF_A_DATASET = re.compile("(train|test|val|validation)(_images)?", re.IGNORECASE)
 ROLES = {"dataset": "train_images", "test": "test_images"}
 
@@ -108,7 +109,8 @@ def _labels_of_paths(source: Path, files: Sequence[str], known: Collection[str])
         )
     else:
         names = {file: (split_member(file)[1] or file).rsplit("/", 1)[-1] for file in files}
-        unnamed = [file for file in files if not 0 < names[file].find("-")]
+        # Capitals, as in NCT-CRC-HE: the files of one class alone, slide1-001.png, are not to be taken for several.
+        unnamed = [file for file in files if not NAMED_BY_CLASS.match(names[file])]
         if unnamed:
             raise ValueError(
                 f"{source}: the class of {unnamed[0]!r} can't be told. Put the images of each class into a folder of "

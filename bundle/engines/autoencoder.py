@@ -142,6 +142,7 @@ class AutoencoderTrainer(StageTrainer):
             normalise_stain=self.patches.store.normalise_stain,
             data_fingerprint=self.patches.fingerprint,
             steps=self.state.iteration,
+            identity=self.whole_identity(),
         )
 
 

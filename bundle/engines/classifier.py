@@ -106,13 +106,20 @@ class ClassifierTrainer(StageTrainer):
             "validation": [self.validation_interval, self.best.patience],
         }
 
-    def prepare(self) -> None:
+    def check(self) -> None:
+        self.build_network()
+
+    def build_network(self) -> torch.nn.Module:
+        """The network for these data, with its random start."""
         self.pretrained.prepare()
         self.labelled.prepare()
         known = self.known()
         wanted = inspect.signature(self.architecture.func).parameters
         filled = {name: known[name] for name in known if name in wanted and name not in self.architecture.keywords}
-        self.network = build(functools.partial(self.architecture, **filled), self.seed).to(self.state.device)
+        return build(functools.partial(self.architecture, **filled), self.seed)
+
+    def prepare(self) -> None:
+        self.network = self.build_network().to(self.state.device)
         self.start_from_pretraining()
         self.ema = ExponentialMovingAverage(self.network.state_dict(), self.ema_decay)
         self.optimizer = self.make_optimizer(params=self.network.parameters())
@@ -170,6 +177,7 @@ class ClassifierTrainer(StageTrainer):
             classes=self.labelled.classes,
             data_fingerprint=self.labelled.fingerprint,
             steps=self.steps,
+            identity=self.whole_identity(),
             **self.facts(),
         )
 

@@ -124,6 +124,14 @@ class DecoderTrainer(StageTrainer):
                 self.discriminator_optimizer, cool_down=self.cool_down, steps=self.steps
             )
 
+    def finished(self, done: int) -> bool:
+        """As of StageTrainer; besides, a judge that was trained anew is asked again."""
+        asked = self.folder.metrics().get("decoder", {}).get("judge")
+        return super().finished(done) and (not done or asked == self.judge_fingerprints())
+
+    def judge_fingerprints(self) -> dict[str, str] | None:
+        return None if self.judge is None else self.judge.fingerprints
+
     def before_first_step(self) -> None:
         self.latents.prepare()
 
@@ -154,7 +162,10 @@ class DecoderTrainer(StageTrainer):
         encoder = {
             name: tensor for name, tensor in self.autoencoder.state_dict().items() if not name.startswith(TRAINED)
         }
-        diffusion = read_artefact(self.pretrained.pretrained_dir / "diffusion.pt", "diffusion")
+        kept = self.folder / "diffusion.pt"  # not there yet where this run adapts it
+        diffusion = read_artefact(
+            kept if kept.is_file() else self.pretrained.pretrained_dir / "diffusion.pt", "diffusion"
+        )
         return {
             "encoder": fingerprint(encoder),
             "diffusion model": fingerprint(diffusion["weights"]),
@@ -191,7 +202,9 @@ class DecoderTrainer(StageTrainer):
         if after != self.frozen_before:
             raise RuntimeError(f"what must stay frozen has changed: before {self.frozen_before}, after {after}")
         measured = self.measure()
-        self.folder.set_metrics("decoder", {**measured, "unchanged": after, **self.effort()})
+        self.folder.set_metrics(
+            "decoder", {**measured, "judge": self.judge_fingerprints(), "unchanged": after, **self.effort()}
+        )
         save_artefact(
             self.artefact_path,
             "decoder",
@@ -204,6 +217,7 @@ class DecoderTrainer(StageTrainer):
             image_classifier_fingerprint=self.classifier_fingerprint,
             data_fingerprint=self.labelled.fingerprint,
             steps=self.state.iteration,
+            identity=self.whole_identity(),
         )
 
     def measure(self) -> dict[str, Any]:

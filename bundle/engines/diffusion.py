@@ -240,4 +240,5 @@ class DiffusionTrainer(LatentDiffusionTrainer):
             patch_size=self.autoencoder_facts["patch_size"],
             data_fingerprint=self.latents.patches.fingerprint,
             steps=self.state.iteration,
+            identity=self.whole_identity(),
         )

@@ -61,7 +61,14 @@ class MixedLatents:
         return [source for source in (self.labelled, self.unlabelled, self.pretraining) if source is not None]
 
     def prepare(self) -> MixedLatents:
-        """Fills the caches.
+        """Fills the caches."""
+        self.check()
+        for source in self.sources:
+            source.prepare()
+        return self
+
+    def check(self) -> None:
+        """Compares the unlabelled tiles with those kept apart.
 
         Raises:
             ValueError: an unlabelled tile is one of the test images or of those kept for the judge; names its file.
@@ -80,9 +87,6 @@ class MixedLatents:
                         f"{file} of {source.patches.dataset_dir} is, pixel for pixel, {kept_apart[digest]}, which is "
                         "kept for validating, judging or testing: remove it from --target_dir or --pretraining_dir"
                     )
-            source.prepare()
-        self.labelled.prepare()
-        return self
 
     def counts(self) -> list[int]:
         """Items of each source."""
@@ -117,12 +121,23 @@ class MixedLatents:
         return items, weights
 
 
+def check_sources(method: str, target_dir: Any, pretraining_dir: Any) -> None:
+    """Refuses tiles to adapt the diffusion model with where it is not to be adapted.
+
+    Raises:
+        ValueError: names the setting that would be ignored.
+    """
+    for flag, value in (("target_dir", target_dir), ("pretraining_dir", pretraining_dir)):
+        if method == "none" and value is not None:
+            raise ValueError(f"--{flag} {value} is only for --diffusion_adaptation full or low_rank, which is none")
+
+
 class DiffusionAdaptationTrainer(LatentDiffusionTrainer):
     """Goes on training the pre-trained diffusion model on the labelled domain.
 
     Args:
-        method: "full" trains every weight; "low_rank" only adapters (LoRA), which are merged at the end, so that the
-            artefact is a plain one.
+        method: "full" trains every weight; "low_rank" only adapters (LoRA), which are merged, so that the artefact is a
+            plain one. What is averaged is the merged weights, whose mean may have a higher rank than the adapters.
         rank: of the adapters.
         optimizer: the optimiser's class with its settings bound.
         warm_up: steps of rising learning rate.
@@ -156,6 +171,7 @@ class DiffusionAdaptationTrainer(LatentDiffusionTrainer):
 
     def check(self) -> None:
         timestep_pairs(self.pretrained.schedule().timesteps, self.sample_steps)
+        self.latents.check()
         if self.artefact_path.is_file() and "parent_fingerprint" not in read_artefact(self.artefact_path, "diffusion"):
             raise ValueError(
                 f"{self.artefact_path} is the pre-trained diffusion model, which this folder's other results may rest "
@@ -225,5 +241,6 @@ class DiffusionAdaptationTrainer(LatentDiffusionTrainer):
             adaptation={"method": self.method, "rank": self.rank if self.method == "low_rank" else None},
             data_fingerprint=self.labelled.fingerprint,
             steps=self.state.iteration,
+            identity=self.whole_identity(),
             **facts,
         )

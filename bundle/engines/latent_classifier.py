@@ -6,6 +6,7 @@ about noisy ones. Here phi sees z_t and t, drawn by the diffusion model's own fo
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -17,6 +18,9 @@ from bundle.metrics.classification import summarise
 from bundle.randomness import ImageNoise, mix_seed
 from bundle.report.plots import save_lines
 
+logger = logging.getLogger(__name__)
+
+TEMPERATURES = (0.1, 10.0)  # beyond them guidance would be off, or blind to all but one class
 REPORTED_LEVELS = 11  # noise levels of the report, evenly spread with both ends
 VALIDATED_LEVELS = 10  # noise levels that the validation loss averages over
 
@@ -52,6 +56,7 @@ class LatentClassifierTrainer(ClassifierTrainer):
         self.batch_size = batch_size
 
     def check(self) -> None:
+        super().check()
         timesteps = self.pretrained.schedule().timesteps
         if self.maximum_timestep is not None and not 1 <= self.maximum_timestep <= timesteps:
             flag = "--latent_classifier_maximum_timestep"
@@ -165,7 +170,9 @@ class LatentClassifierTrainer(ClassifierTrainer):
 
 
 def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """The temperature that minimises the cross-entropy of logits / temperature; Guo et al. (arXiv 1706.04599), Eq. 9.
+    """The temperature that minimises the cross-entropy of logits / temperature, within `TEMPERATURES`.
+
+    Source: Guo et al. (arXiv 1706.04599), Eq. 9.
 
     Args:
         logits: [N, classes].
@@ -182,4 +189,11 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
         return loss
 
     optimizer.step(closure)
-    return log_temperature.exp().item()
+    temperature = log_temperature.exp().item()
+    lowest, highest = TEMPERATURES
+    if not lowest <= temperature <= highest:
+        logger.warning(
+            f"the fitted temperature is {temperature:.3g}, kept within {lowest} to {highest}: the validation images are"
+            " too few, or the classifier has learned nothing"
+        )
+    return min(max(temperature, lowest), highest)

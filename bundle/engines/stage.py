@@ -168,7 +168,10 @@ class StageTrainer(Trainer):
         """
         if not self.artefact_path.is_file():
             return False
-        steps = read_artefact(self.artefact_path, self.stage)["steps"]
+        artefact = read_artefact(self.artefact_path, self.stage)
+        steps = artefact["steps"]
+        if not done and "identity" in artefact:
+            self.require_identity(self.artefact_path, artefact["identity"])
         if not done and steps < self.steps:
             raise ValueError(
                 f"{self.artefact_path} has {steps} steps, {self.steps} are asked for, and {self.checkpoint_path} to "
@@ -207,6 +210,15 @@ class StageTrainer(Trainer):
             **self.settings,
         }
 
+    def require_identity(self, path: Any, found: dict[str, Any]) -> None:
+        """Refuses what was made with another architecture, data or settings; both sides are named."""
+        for name, value in self.whole_identity().items():
+            if found.get(name) != value:
+                raise ValueError(
+                    f"{path} can't be continued: its {name} is {found.get(name)}, this run's is {value}. Give the "
+                    "former setting, or another --output_dir"
+                )
+
     def save_checkpoint(self) -> None:
         """Saves all a resumed run needs, atomically.
 
@@ -237,14 +249,9 @@ class StageTrainer(Trainer):
         """
         if not self.checkpoint_path.is_file():
             return 0
-        content = torch.load(self.checkpoint_path, map_location=self.state.device, weights_only=True)
-        for name, value in self.whole_identity().items():
-            saved = content["identity"].get(name)
-            if saved != value:
-                raise ValueError(
-                    f"{self.checkpoint_path} can't be continued: its {name} is {saved}, this run's is {value}. Give "
-                    "the former setting, or another --output_dir"
-                )
+        # To the CPU first: an optimiser's step counters would stay on a GPU and be waited for at each step.
+        content = torch.load(self.checkpoint_path, map_location="cpu", weights_only=True)
+        self.require_identity(self.checkpoint_path, content["identity"])
         for name, item in self.state_objects().items():
             item.load_state_dict(content["state"][name])
         self.seconds = content["seconds"]

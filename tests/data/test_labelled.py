@@ -252,7 +252,9 @@ def test_images_that_the_pretraining_saw_may_be_allowed(patches, caplog):
 
 @pytest.mark.parametrize(("known", "count"), [({"0" * 64}, 0), (None, None)])
 def test_whether_the_pretraining_is_known_is_said(patches, known, count):
-    made = patches(pretraining_hashes=lambda: known).prepare()
+    made = patches(
+        pretraining_hashes=lambda: known, pretraining_overlap="allow" if known is None else "forbid"
+    ).prepare()
     assert made.describe()["pretraining_overlap"] == count
     assert ("could not be checked: whether the pre-training" in made.summary()) == (known is None)
 
@@ -481,3 +483,12 @@ def test_real_patches(real_data, tmp_path):
     with open(tmp_path / "split.csv", newline="") as stream:
         assert len(list(csv.reader(stream))) == 1 + 2004 + 1120
     assert made.part("test").read(0)["image"].shape == (3, 32, 32)
+
+
+def test_a_judge_does_not_learn_from_what_the_pretraining_saw(patches):
+    plain = patches(labels_per_class=3, run="plain")
+    unused = plain.part("unused")
+    seen = unused.sha256[0]
+    made = patches(labels_per_class=3, run="seen", pretraining_hashes=lambda: {seen})
+    judging = {*made.part("judge_training").sha256, *made.part("judge_validation").sha256}
+    assert judging == set(unused.sha256) - {seen}

@@ -157,3 +157,9 @@ def test_unfit_arrays_are_refused(tmp_path, changes, class_names, message):
     path = pathmnist(tmp_path / "x.npz", **changes)
     with pytest.raises(ValueError, match=message):
         find_labels(path, names(path), class_names=class_names)
+
+
+def test_one_class_alone_is_not_taken_for_several(tmp_path):
+    """slide1-001.png looks like the NCT-CRC-HE naming of a class slide1, but for its small letters."""
+    with pytest.raises(ValueError, match="the class of .*slide1-001.png.* can't be told"):
+        find_labels(tmp_path, ["TUM/slide1-001.png", "TUM/slide2-001.png"])

@@ -381,3 +381,71 @@ def test_last_step_is_validated_once(pretrained, adapted, workflow, tmp_path, mo
     settings = {"output_dir": str(folder), "pretrained_dir": str(pretrained), "image_classifier_steps": 5}
     workflow("adapt.json", **settings).parser.get_parsed_content("image_classification#trainer").run()
     assert steps == [2, 4, 5]
+
+
+def test_an_artefact_of_other_settings_is_not_kept_without_its_checkpoint(pretrained, adapted, workflow, tmp_path):
+    folder = copy(adapted, tmp_path)
+    (folder / "decoder_checkpoint.pt").unlink()
+    with pytest.raises(RuntimeError) as caught:
+        workflow("adapt.json", output_dir=str(folder), pretrained_dir=str(pretrained), ce_weight=1.0).run()
+    assert "decoder.pt can't be continued: its loss is" in str(root_cause(caught.value))
+
+
+def test_a_judge_trained_anew_is_asked_again(pretrained, adapted, workflow, tmp_path):
+    folder = copy(adapted, tmp_path, without=["judge_grey"])
+    settings = {"output_dir": str(folder), "pretrained_dir": str(pretrained)}
+    before = json.loads((folder / "metrics.json").read_text())["decoder"]["judge"]
+    # Another judge, as from other settings: its file alone is replaced.
+    network, facts = load_artefact(adapted / "judge_grey.pt", "judge_grey")
+    with torch.no_grad():
+        next(network.parameters()).mul_(-1)
+    head = {"format", "kind", "definition", "weights", "fingerprint"}
+    kept = {name: value for name, value in facts.items() if name not in head}
+    save_artefact(folder / "judge_grey.pt", "judge_grey", network, **kept)
+    workflow("adapt.json", **settings).parser.get_parsed_content("decoder")
+    after = json.loads((folder / "metrics.json").read_text())["decoder"]["judge"]
+    assert after["grey"] != before["grey"] and after["colour"] == before["colour"]
+    assert_equal(*(torch.load(path / "decoder.pt", weights_only=True)["weights"] for path in (adapted, folder)))
+
+
+def test_unknown_pretraining_images_are_an_error_unless_allowed(pretrained, workflow, tmp_path):
+    other = damaged(pretrained, tmp_path, "diffusion")
+    (other / "image_hashes.txt").unlink()
+    settings = {"output_dir": str(tmp_path / "out"), "pretrained_dir": str(other)}
+    with pytest.raises(ValueError, match="left no image_hashes.txt.*--pretraining_overlap allow"):
+        workflow("adapt.json", **settings).parser.get_parsed_content("labelled").prepare()
+    allowed = workflow("adapt.json", **settings, pretraining_overlap="allow").parser.get_parsed_content("labelled")
+    assert allowed.prepare().describe()["pretraining_overlap"] is None
+
+
+def test_tiles_for_an_adaptation_that_is_off_are_refused(workflow, tmp_path):
+    with pytest.raises(RuntimeError) as caught:
+        workflow("adapt.json", output_dir=str(tmp_path), target_dir=str(tmp_path))
+    assert "is only for --diffusion_adaptation full or low_rank" in str(root_cause(caught.value))
+
+
+def test_a_classifier_that_does_not_fit_the_latents_is_refused_before_training(pretrained, workflow, tmp_path):
+    settings = {"output_dir": str(tmp_path / "run"), "pretrained_dir": str(pretrained)}
+    settings |= {"latent_classifier_channels": [32] * 6, "latent_classifier_attention": [False] * 6}
+    with pytest.raises(RuntimeError) as caught:
+        workflow("adapt.json", **settings).run()
+    assert "side 16" in str(root_cause(caught.value))
+    assert not list((tmp_path / "run").glob("*classifier*"))
+
+
+def test_temperature_of_a_classifier_that_knows_nothing_is_bounded():
+    from bundle.engines.latent_classifier import TEMPERATURES, fit_temperature
+
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = 5 * torch.randn(20, 4, generator=generator), torch.randint(4, (20,), generator=generator)
+    assert TEMPERATURES[0] <= fit_temperature(logits, labels) <= TEMPERATURES[1]
+
+
+def test_half_an_adaptation_is_not_published(adapted, tmp_path):
+    sys.path.insert(0, str(ROOT / "scripts"))
+    from publish_weights import publish
+
+    folder = copy(adapted, tmp_path, without=["latent_classifier"])
+    with pytest.raises(FileNotFoundError, match="latent_classifier.pt does not exist"):
+        publish(folder, tmp_path / "target", "commit", None)
+    assert not (tmp_path / "target").exists()
