@@ -53,8 +53,8 @@ def test_the_readmes_lines_for_them_work(bundle_root, monkeypatch):
 def test_the_latent_classifier_knows_real_tiles_until_noise_hides_them(bundle_root, real_data, part, folder):
     """Far above chance (1/7) when almost clean, on slides it learned from and on others; near chance when noisiest.
 
-    Twice chance is the bound on the former. On other slides 0.29 was measured: alpha-bar at T is not zero, and a whole
-    tile's colour, summed over 3,072 values, is not quite hidden (docs/results.md).
+    At T - 1 about twice chance is right: alpha-bar is 6.7e-4 there, not zero, and a tile's mean colour, summed over the
+    1,024 values of a channel, is then still 0.6 standard deviations of the noise (docs/results.md).
     """
     models = bundle_root / "models" / "adapt"
     autoencoder, facts = load_artefact(models / "autoencoder.pt", "autoencoder")
@@ -72,5 +72,5 @@ def test_the_latent_classifier_knows_real_tiles_until_noise_hides_them(bundle_ro
             times = torch.full((len(latents),), t)
             logits = classifier(schedule.add_noise(latents, noise, times), times)
             accuracy[t] = (logits.argmax(1) == labels).float().mean().item()
-    lowest, highest = {"unused": (0.85, 2 / 7), "test": (0.65, 2.5 / 7)}[part]
-    assert accuracy[0] > lowest and accuracy[400] > lowest - 0.05 and accuracy[999] < highest, accuracy
+    lowest = {"unused": 0.85, "test": 0.65}[part]
+    assert accuracy[0] > lowest and accuracy[400] > lowest - 0.05 and 1 / 7 < accuracy[999] < 2.5 / 7, accuracy
