@@ -1,6 +1,6 @@
 """The files that pass between stages: weights that carry their own architecture.
 
-An artefact is one `weights_only`-loadable file. It holds the network's definition as data (a MONAI class name and its
+An artefact is one `weights_only`-loadable file. It holds the network's definition as data (a class name and its
 arguments), the weights, and what a later stage must not guess (latent scale, schedule, patch size). The network is
 rebuilt from the file, never from a second copy of its definition.
 """
@@ -16,6 +16,7 @@ import torch
 from monai.networks import nets
 
 from bundle.files import write_atomically
+from bundle.networks import classifiers
 from bundle.randomness import mix_seed
 
 FORMAT = "histodiffusion/1"
@@ -26,7 +27,7 @@ def build(definition: functools.partial, seed: int = 0) -> torch.nn.Module:
     """Builds a network from a config item with `"_mode_": "callable"` and remembers how, for the artefact.
 
     Args:
-        definition: a network class of `monai.networks.nets` with all its arguments bound.
+        definition: a network class that `build_from_definition` accepts, with all its arguments bound.
         seed: seed of its initial weights; torch's own random state is left as it was.
 
     Returns:
@@ -39,19 +40,20 @@ def build(definition: functools.partial, seed: int = 0) -> torch.nn.Module:
 
 
 def build_from_definition(definition: dict[str, Any]) -> torch.nn.Module:
-    """Rebuilds a network from `{"_target_": class name in monai.networks.nets, **arguments}`.
+    """Rebuilds a network from `{"_target_": class name, **arguments}`.
 
-    Only classes of `monai.networks.nets` are accepted: a definition comes out of a file, and a file must not be able to
-    call anything else.
+    Only classes of `monai.networks.nets` and those that `bundle.networks.classifiers` exports are accepted: a
+    definition comes out of a file, and a file must not be able to call anything else.
 
     Raises:
         ValueError: another class, or arguments the class refuses.
     """
     arguments = dict(definition)
     name = arguments.pop("_target_")
-    network_class = getattr(nets, name, None)
+    network_class = getattr(classifiers if name in classifiers.__all__ else nets, name, None)
     if not (isinstance(network_class, type) and issubclass(network_class, torch.nn.Module)):
-        raise ValueError(f"{name!r} is not a network class of monai.networks.nets, and no other can be built")
+        allowed = f"monai.networks.nets or one of {', '.join(classifiers.__all__)}"
+        raise ValueError(f"{name!r} is not a network class of {allowed}, and no other can be built")
     try:
         network = network_class(**arguments)
     except TypeError as error:

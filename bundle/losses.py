@@ -1,4 +1,4 @@
-"""Eq. 4 of HistoDiffusion (arXiv 2308.04020): the loss of the latent autoencoder.
+"""Eq. 4 and 5 of HistoDiffusion (arXiv 2308.04020): losses of the latent autoencoder and its fine-tuned decoder.
 
 L = L_reconstruction + L_adversarial + L_KL as latent diffusion has it (Rombach et al., arXiv 2112.10752, Eq. 25;
 CompVis, ldm/modules/losses/contperceptual.py). There the reconstruction is a *sum* over an image's values and the KL
@@ -95,17 +95,31 @@ class AutoencoderLoss:
     ) -> dict[str, torch.Tensor]:
         """Accumulates d L / d weights of the autoencoder and returns the terms, detached scalars.
 
-        The adaptive weight needs the gradients of both terms at the decoder's last layer. Each loss is differentiated
-        only as far as the reconstruction; those gradients go through the last layer for the two norms and, combined,
-        once through the whole autoencoder. So the perceptual network and the discriminator are passed backward once,
-        not twice.
-
         Args:
             images: x, fp32 [B, 3, H, W] in [-1, 1].
             reconstruction: x_hat, same shape, with its graph.
             mean, std: posterior [B, C, h, w], with their graph.
             last_layer: weight of the decoder's last convolution.
             discriminator: the patch discriminator, or None while the adversarial term is off.
+        """
+        terms, gradient = self.gradient(images, reconstruction, last_layer, discriminator)
+        terms["kl"] = self.scaled_kl(mean, std, images[0].numel())
+        torch.autograd.backward([reconstruction, terms["kl"]], [gradient.to(reconstruction.dtype), None])
+        return {name: term.detach() for name, term in terms.items()}
+
+    def gradient(
+        self,
+        images: torch.Tensor,
+        reconstruction: torch.Tensor,
+        last_layer: torch.Tensor,
+        discriminator: torch.nn.Module | None,
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """The reconstruction and adversarial terms, and their weighted gradient with regard to the reconstruction.
+
+        The adaptive weight needs the gradients of both terms at the decoder's last layer. Each loss is differentiated
+        only as far as the reconstruction; those gradients go through the last layer for the two norms and, combined,
+        once through the whole autoencoder. So the perceptual network and the discriminator are passed backward once,
+        not twice. Arguments as of :meth:`backward`.
         """
         seen = reconstruction.detach().float().requires_grad_(True)
         terms = self.reconstruction(images, seen)
@@ -120,8 +134,65 @@ class AutoencoderLoss:
             )
             gradient = gradient + weight * adversarial_gradient
             terms |= {"adversarial": generator_loss, "adversarial_weight": weight}
-        terms["kl"] = self.scaled_kl(mean, std, images[0].numel())
-        torch.autograd.backward([reconstruction, terms["kl"]], [gradient.to(reconstruction.dtype), None])
+        return terms, gradient
+
+
+class DecoderLoss:
+    """Eq. 5: L_reconstruction + lambda_CE * CE(phi_img(x_hat), y), for the decoder alone.
+
+    The paper gives lambda_CE = 1 without saying how its reconstruction is reduced. Here all terms are means; a sum over
+    an image's values would make the classification term invisible. What share it has is a figure, not a guess: the
+    terms hold "ce_ratio", the norm of its weighted gradient over that of the others, both at the decoder's last layer.
+
+    Args:
+        reconstruction: the reconstruction and adversarial terms, as in pre-training.
+        ce_weight: lambda_CE.
+        balance: "fixed" (the paper), or "adaptive": lambda_CE times the ratio of the two gradients' norms, as the
+            adversarial term is weighted (VQGAN, arXiv 2012.09841, Eq. 7), so that "ce_ratio" is lambda_CE.
+
+    Raises:
+        ValueError: a negative weight or an unknown balance.
+    """
+
+    def __init__(self, reconstruction: AutoencoderLoss, ce_weight: float = 1.0, balance: str = "fixed") -> None:
+        if ce_weight < 0:
+            raise ValueError(f"--ce_weight is {ce_weight}; it must be 0 or more")
+        if balance not in ("fixed", "adaptive"):
+            raise ValueError(f"--ce_balance is {balance!r}; it must be one of fixed, adaptive")
+        self.reconstruction = reconstruction
+        self.ce_weight = ce_weight
+        self.balance = balance
+
+    def describe(self) -> dict[str, Any]:
+        """The settings, as plain data."""
+        return {**self.reconstruction.describe(), "ce_weight": self.ce_weight, "ce_balance": self.balance}
+
+    def backward(
+        self,
+        images: torch.Tensor,
+        reconstruction: torch.Tensor,
+        labels: torch.Tensor,
+        classifier: torch.nn.Module,
+        last_layer: torch.Tensor,
+        discriminator: torch.nn.Module | None,
+    ) -> dict[str, torch.Tensor]:
+        """Accumulates d L / d weights of the decoder and returns the terms, detached scalars.
+
+        Args:
+            images, reconstruction, last_layer, discriminator: as of :meth:`AutoencoderLoss.backward`.
+            labels: y, int64 [B].
+            classifier: phi_img, frozen and in evaluation mode: images [B, 3, H, W] in [-1, 1] -> logits [B, classes].
+        """
+        terms, gradient = self.reconstruction.gradient(images, reconstruction, last_layer, discriminator)
+        if self.ce_weight > 0:
+            seen = reconstruction.detach().float().requires_grad_(True)
+            terms["ce"] = functional.cross_entropy(classifier(seen).float(), labels)
+            ce_gradient = torch.autograd.grad(terms["ce"], seen)[0]
+            ratio = gradient_ratio(reconstruction, last_layer, ce_gradient, gradient)
+            weight = self.ce_weight / ratio.clamp(min=1e-4) if self.balance == "adaptive" else self.ce_weight
+            terms["ce_ratio"] = weight * ratio
+            gradient = gradient + weight * ce_gradient
+        torch.autograd.backward(reconstruction, gradient.to(reconstruction.dtype))
         return {name: term.detach() for name, term in terms.items()}
 
 
@@ -138,12 +209,19 @@ def adaptive_weight(
     reconstruction is a sum over an image's `values` and the ratio is cut at 1e4; here it is a mean, so the ratio is so
     many times smaller and cut at 1e4 / values: the same loss but for a common factor.
     """
+    ratio = gradient_ratio(reconstruction, last_layer, gradient, adversarial_gradient)
+    return ratio.clamp(0, 1e4 / values)
+
+
+def gradient_ratio(
+    reconstruction: torch.Tensor, last_layer: torch.Tensor, above: torch.Tensor, below: torch.Tensor
+) -> torch.Tensor:
+    """||d above|| / (||d below|| + 1e-4), both at the last layer, of two gradients with regard to the reconstruction."""
     norms = [
         torch.autograd.grad(reconstruction, last_layer, part.to(reconstruction.dtype), retain_graph=True)[0]
-        for part in (gradient, adversarial_gradient)
+        for part in (above, below)
     ]
-    ratio = norms[0].float().norm() / (norms[1].float().norm() + 1e-4)
-    return ratio.clamp(0, 1e4 / values).detach()
+    return (norms[0].float().norm() / (norms[1].float().norm() + 1e-4)).detach()
 
 
 def patch_logits(discriminator: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:

@@ -95,9 +95,7 @@ def check_sizes(
     Raises:
         ValueError: names the value and what it must be.
     """
-    for name, number in {"num_inference_steps": num_inference_steps, **counts}.items():
-        if not isinstance(number, int) or number < 1:
-            raise ValueError(f"--{name} is {number!r}; it must be an integer of at least 1")
+    check_counts(num_inference_steps=num_inference_steps, **counts)
     if num_inference_steps > timesteps:
         raise ValueError(
             f"--num_inference_steps is {num_inference_steps}; it must be at most the {timesteps} --timesteps"
@@ -111,6 +109,17 @@ def check_sizes(
             f"{len(autoencoder_channels)} levels reduce by {factor}, the diffusion model's {len(diffusion_channels)} "
             f"by {multiple // factor} more"
         )
+
+
+def check_counts(**counts: int) -> None:
+    """Refuses a number of something that is not an integer of at least 1, before anything runs.
+
+    Raises:
+        ValueError: names the setting and its value.
+    """
+    for name, number in counts.items():
+        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+            raise ValueError(f"--{name} is {number!r}; it must be an integer of at least 1")
 
 
 def is_setting(content: Any) -> bool:

@@ -1,15 +1,18 @@
 """Copies a run's artefacts in half precision, small enough to be kept under version control or sent to a colleague.
 
     python scripts/publish_weights.py runs/pretrain models/pretrain --commit COMMIT
+    python scripts/publish_weights.py runs/adapt models/adapt --commit COMMIT
 
-Writes autoencoder.pt and diffusion.pt (averaged weights only), metrics.json, origin.json (the command that trained them
-and the commit of this repository) and samples.png, drawn from the copies. The copies load like the originals.
+Writes the artefacts that the run has (averaged weights only), metrics.json, origin.json (the command that trained them
+and the commit of this repository) and what later steps need beside them: pixel hashes, the split. For a pre-training it
+draws samples.png from the copies. The copies load like the originals, and can be used in their place.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -27,9 +30,14 @@ from bundle.artefacts import (  # noqa: E402
 from bundle.diffusion.schedule import NoiseSchedule  # noqa: E402
 from bundle.diffusion.synthesis import sample_unguided  # noqa: E402
 from bundle.files import write_json  # noqa: E402
+from bundle.judge import VIEWS  # noqa: E402
 from bundle.pictures import save_grid  # noqa: E402
 
 TRAINING_ONLY = {"raw_weights"}  # needed to train on, not to sample
+# In this order each is published before those that name its fingerprint.
+KINDS = ("autoencoder", "discriminator", "diffusion", "image_classifier", "decoder", "latent_classifier")
+KINDS += tuple(f"judge_{view}" for view in VIEWS)
+PLAIN_FILES = ("image_hashes.txt", "split.csv", "accuracy_by_timestep.png")
 
 
 def publish(run: Path, target: Path, commit: str, command: str | None) -> None:
@@ -37,7 +45,7 @@ def publish(run: Path, target: Path, commit: str, command: str | None) -> None:
 
     Raises:
         FileNotFoundError: the run has not ended.
-        ValueError: its two artefacts don't belong together.
+        ValueError: its artefacts don't belong together.
     """
     autoencoder = read_artefact(run / "autoencoder.pt", "autoencoder")
     diffusion = read_artefact(run / "diffusion.pt", "diffusion")
@@ -48,16 +56,24 @@ def publish(run: Path, target: Path, commit: str, command: str | None) -> None:
         "diffusion.pt",
         diffusion["autoencoder_fingerprint"],
     )
-    copy = save_half(target / "autoencoder.pt", autoencoder)
-    # Rounding changes the weights, so the diffusion model must name the rounded autoencoder as its own.
-    diffusion["autoencoder_fingerprint"] = read_artefact(copy, "autoencoder")["fingerprint"]
-    save_half(target / "diffusion.pt", diffusion)
+    renamed: dict[str, str] = {}  # rounding changes the weights, so those that name another by them must follow
+    for kind in KINDS:
+        if (run / f"{kind}.pt").is_file():
+            content = read_artefact(run / f"{kind}.pt", kind)
+            facts = {name: value for name, value in content.items() if name.endswith("_fingerprint")}
+            content |= {name: renamed.get(value, value) for name, value in facts.items()}
+            copy = save_half(target / f"{kind}.pt", content)
+            renamed[content["fingerprint"]] = read_artefact(copy, kind)["fingerprint"]
+    for name in PLAIN_FILES:
+        if (run / name).is_file():
+            shutil.copyfile(run / name, target / name)
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     origin = {"command": command or metrics.pop("command", "from Python"), "commit": commit}
     metrics.pop("command", None)
     write_json(target / "metrics.json", metrics)
     write_json(target / "origin.json", origin)
-    save_samples(target)
+    if not (target / "latent_classifier.pt").is_file():
+        save_samples(target)
 
 
 def save_samples(folder: Path, seeds: range = range(64)) -> None:
@@ -81,7 +97,7 @@ def save_half(path: Path, content: dict) -> Path:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="output folder of a finished pre-training")
+    parser.add_argument("run", type=Path, help="output folder of a finished pre-training or adaptation")
     parser.add_argument("target", type=Path, help="folder for the copies")
     parser.add_argument("--commit", default="unknown", help="commit of this repository that trained them")
     parser.add_argument("--command", help="what to record as the command, where the real one has private paths in it")

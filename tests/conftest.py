@@ -32,6 +32,33 @@ TINY = {
     "precision": "fp32",
     "device": "cpu",
 }
+TINY_ADAPTATION = {
+    "generated_per_class": 10,
+    "labels_per_class": 4,
+    "validation_share": 0.25,
+    "latent_orientations": 2,
+    "latent_stain_copies": 1,
+    "validation_interval": 2,
+    "image_classifier_steps": 4,
+    "image_classifier_batch_size": 4,
+    "image_classifier_extra_channels": [32],
+    "judge_steps": 4,
+    "judge_batch_size": 4,
+    "judge_channels": [8, 8, 8, 8],
+    "decoder_steps": 4,
+    "decoder_batch_size": 4,
+    "latent_classifier_steps": 4,
+    "latent_classifier_batch_size": 4,
+    "latent_classifier_channels": [32, 32],
+    "latent_classifier_attention": [False, True],
+    "latent_classifier_extra_channels": [32],
+    "diffusion_steps": 4,
+    "diffusion_batch_size": 4,
+    "num_inference_steps": 2,
+    "checkpoint_interval": 2,
+    "precision": "fp32",
+    "device": "cpu",
+}
 
 
 @pytest.fixture(scope="session")
@@ -50,12 +77,14 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def workflow():
-    """Makes an initialized pre-training workflow with tiny settings, from any folder."""
+    """Makes an initialized workflow with tiny settings, from any folder."""
     from monai.bundle import ConfigWorkflow
 
     def make(config="pretrain.json", **settings):
-        files = [str(ROOT / "configs" / name) for name in ([config] if isinstance(config, str) else config)]
-        made = ConfigWorkflow(config_file=files, workflow_type="train", bundle_root=str(ROOT), **{**TINY, **settings})
+        names = [config] if isinstance(config, str) else config
+        files = [str(ROOT / "configs" / name) for name in names]
+        tiny = TINY_ADAPTATION if names[0] == "adapt.json" else TINY
+        made = ConfigWorkflow(config_file=files, workflow_type="train", bundle_root=str(ROOT), **{**tiny, **settings})
         made.initialize()
         return made
 
@@ -67,4 +96,12 @@ def pretrained(workflow, tmp_path_factory) -> Path:
     """The output folder of one tiny pre-training on built-in patches."""
     folder = tmp_path_factory.mktemp("runs") / "pretrain"
     workflow(output_dir=str(folder)).run()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def adapted(workflow, pretrained, tmp_path_factory) -> Path:
+    """The output folder of one tiny adaptation to built-in patches of a slide the pre-training did not see."""
+    folder = tmp_path_factory.mktemp("runs") / "adapt"
+    workflow("adapt.json", output_dir=str(folder), pretrained_dir=str(pretrained)).run()
     return folder

@@ -16,6 +16,7 @@ from bundle.artefacts import (
     require_same,
     save_artefact,
 )
+from bundle.networks.classifiers import EncoderClassifier, HalfUNetClassifier
 
 SMALL = functools.partial(
     PatchDiscriminator, spatial_dims=2, in_channels=3, out_channels=1, channels=4, num_layers_d=1, norm="BATCH"
@@ -38,6 +39,23 @@ def test_a_definition_can_only_name_a_network(tmp_path):
             build_from_definition({"_target_": target, "command": "true"})
     with pytest.raises(ValueError, match="refuses its arguments"):
         build_from_definition({"_target_": "PatchDiscriminator", "chanels": 4})
+
+
+def test_classifiers_are_rebuilt_and_nothing_else_of_their_module(tmp_path):
+    autoencoder = {"_target_": "AutoencoderKL", "spatial_dims": 2, "in_channels": 3, "channels": [8, 8]}
+    autoencoder |= {"num_res_blocks": 1, "attention_levels": [False, False], "norm_num_groups": 4}
+    pool = {"num_classes": 2, "side": 16, "head_channels": 8, "norm_groups": 4}
+    levels = {"in_channels": 3, "channels": [8, 8], "attention_levels": [False, True], "num_res_blocks": 1}
+    definitions = [functools.partial(HalfUNetClassifier, **levels, **pool)]
+    definitions += [functools.partial(EncoderClassifier, autoencoder=autoencoder, extra_channels=[8], **pool)]
+    images = torch.rand(2, 3, 16, 16)
+    for definition, inputs in zip(definitions, [(images, torch.tensor([3, 700])), (images,)]):
+        network = build(definition, seed=1).eval()
+        again, _ = load_artefact(save_artefact(tmp_path / "c.pt", "classifier", network), "classifier")
+        assert type(again) is definition.func and torch.equal(network(*inputs), again(*inputs))
+    for target in ("AttentionPool", "TimeEmbedding", "AEKLResBlock", "nn"):
+        with pytest.raises(ValueError, match="not a network class of monai.networks.nets or one of EncoderClassifier"):
+            build_from_definition({"_target_": target})
 
 
 def test_other_architecture_is_refused_with_both_sides(tmp_path):

@@ -1,4 +1,4 @@
-"""Latents of all training patches, encoded once.
+"""Latents of all patches a stage trains on, encoded once.
 
 The cache holds posterior mean and standard deviation, not samples, so that each training step draws its own. It is
 keyed by the autoencoder's weights and the data: another encoder finds another cache, never a stale one.
@@ -21,14 +21,15 @@ from numpy.lib.format import open_memmap
 from tqdm import tqdm
 
 from bundle.artefacts import load_artefact
-from bundle.data.patches import PatchPart, TrainingPatches
-from bundle.data.transforms import orient
+from bundle.data.transforms import RandDensityd, orient
 from bundle.files import write_atomically, write_json
+from bundle.randomness import mix_seed
 
 logger = logging.getLogger(__name__)
 
 LATENTS_FOR_SCALE = 10_000  # over which the scale is estimated, or all where there are fewer
 REMEDY = ", give a --cache_dir on another disk, or lower --latent_orientations,"
+STAIN_SEED = 20  # keeps the draws of stain copies apart from every other use of a patch's number
 
 
 def allocate(path: Path, shape: tuple[int, ...]) -> None:
@@ -44,37 +45,69 @@ def allocate(path: Path, shape: tuple[int, ...]) -> None:
 
 
 class LatentCache:
-    """Posterior statistics of the training patches under a trained autoencoder.
+    """Posterior statistics of one part of the patches under a trained autoencoder, as a source for ItemDataset.
 
-    Nothing is read or written before :meth:`prepare`.
+    Nothing is read or written before :meth:`prepare`. Item `variant * number of patches + i` belongs to patch i;
+    variants are the orientations of the patch as it is, then those of its first copy with varied stain, and so on.
 
     Args:
-        patches: the training patches.
+        patches: TrainingPatches or LabelledPatches.
         autoencoder_file: `autoencoder.pt` of the run.
         cache_dir: where the cache is kept.
         device: where to encode.
         orientations: how many of the eight flips and rotations of each patch are cached, 1 to 8.
         batch_size: images encoded at once.
+        part: name of the part.
+        stain_copies: how many copies with varied stain are cached besides each patch as it is.
+        density_scale: how much the copies vary, see `bundle.data.transforms.RandDensityd`.
     """
 
     def __init__(
         self,
-        patches: TrainingPatches,
+        patches: Any,
         autoencoder_file: str | Path,
         cache_dir: str | Path,
         device: torch.device | str,
         orientations: int = 8,
         batch_size: int = 32,
+        part: str = "training",
+        stain_copies: int = 0,
+        density_scale: float = 0.5,
     ) -> None:
         if not 1 <= orientations <= 8:
             raise ValueError(f"--latent_orientations is {orientations}; it must lie between 1 and 8")
+        if stain_copies < 0:
+            raise ValueError(f"--latent_stain_copies is {stain_copies}; it must be 0 or more")
         self.patches = patches
         self.autoencoder_file = Path(autoencoder_file)
         self.cache_dir = Path(cache_dir)
         self.device = torch.device(device)
         self.orientations = orientations
         self.batch_size = batch_size
+        self.part = patches.part(part)
+        self.stain_copies = stain_copies
+        self.stain = RandDensityd("image", 1.0, density_scale)
         self._latents: np.memmap | None = None
+        self._labels: np.ndarray | None = None
+
+    @property
+    def variants(self) -> int:
+        """Cached forms of each patch."""
+        return self.orientations * (1 + self.stain_copies)
+
+    def describe(self) -> list:
+        """What the variants are, as plain data: it shapes every stage that learns from them."""
+        return [self.orientations, self.stain_copies, self.stain.scale]
+
+    def image(self, index: int) -> torch.Tensor:
+        """uint8 [3, S, S]: the picture that item `index` is the latent of."""
+        variant, place = divmod(index, len(self.part))
+        copy, orientation = divmod(variant, self.orientations)
+        item = {"image": torch.as_tensor(self.part.read(place)["image"])}
+        if copy > 0:
+            self.stain.set_random_state(seed=mix_seed(STAIN_SEED, place, copy) % 2**32)
+            item = self.stain(item)
+        return orient(item["image"], orientation)
 
     def prepare(self) -> LatentCache:
         """Encodes what isn't cached yet, continuing where an interrupted run stopped, and opens the cache."""
@@ -82,13 +115,15 @@ class LatentCache:
             return self
         autoencoder, facts = load_artefact(self.autoencoder_file, "autoencoder")
         autoencoder.to(self.device)
-        key = f"{facts['fingerprint']}|{self.patches.fingerprint}|{self.orientations}"
+        part = self.part.prepare()
+        key = f"{facts['fingerprint']}|{part.fingerprint}|{self.orientations}"
+        if self.stain_copies:
+            key += f"|{self.describe()}"
         folder = self.cache_dir / f"latents_{hashlib.sha256(key.encode()).hexdigest()[:16]}"
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "latents.npy"
-        part = PatchPart(self.patches, "training").prepare()
-        total = len(part) * self.orientations
-        size = self.patches.patch_size
+        total = len(part) * self.variants
+        size = part.read(0)["image"].shape[-1]
         with torch.no_grad():
             shape = autoencoder.encode(torch.zeros(1, 3, size, size, device=self.device))[0].shape[1:]
         with FileLock(folder / ".lock"):  # the cache may be shared by runs
@@ -98,8 +133,9 @@ class LatentCache:
             done = json.loads(progress.read_text())["done"] if progress.is_file() else 0
             if done < total:
                 latents = np.load(path, mmap_mode="r+", allow_pickle=False)
-                self.encode(autoencoder, part, latents, done, progress)
+                self.encode(autoencoder, latents, done, progress)
         self._latents = np.load(path, mmap_mode="r", allow_pickle=False)
+        self._labels = getattr(part, "labels", None)
         return self
 
     def statistics(self) -> dict[str, Any]:
@@ -107,16 +143,13 @@ class LatentCache:
         return latent_statistics(self.prepare()._latents)
 
     @torch.no_grad()
-    def encode(
-        self, autoencoder: torch.nn.Module, part: PatchPart, latents: np.memmap, done: int, progress: Path
-    ) -> None:
-        """Fills the cache from place `done` on; orientation by orientation, so that a prefix is a whole set."""
-        total, count = len(latents), len(part)
-        logger.info(f"encoding {count} patches in {self.orientations} orientations into {progress.parent}")
+    def encode(self, autoencoder: torch.nn.Module, latents: np.memmap, done: int, progress: Path) -> None:
+        """Fills the cache from place `done` on; variant by variant, so that a prefix is a whole set."""
+        total = len(latents)
+        logger.info(f"encoding {len(self.part)} patches in {self.variants} variants into {progress.parent}")
         for number, start in enumerate(tqdm(range(done, total, self.batch_size), desc="latents", unit="batch")):
             places = range(start, min(start + self.batch_size, total))
-            images = [orient(torch.as_tensor(part.read(place % count)["image"]), place // count) for place in places]
-            batch = torch.stack(images).to(self.device).float() / 127.5 - 1
+            batch = torch.stack([self.image(place) for place in places]).to(self.device).float() / 127.5 - 1
             mean, std = autoencoder.encode(batch)
             latents[places.start : places.stop] = torch.stack([mean, std], 1).half().cpu().numpy()
             if number % 50 == 49 or places.stop == total:
@@ -127,17 +160,23 @@ class LatentCache:
         return len(self._latents)
 
     def read(self, index: int) -> dict[str, Any]:
-        """{"mean", "std"}: fp32 [C, h, w], unscaled."""
+        """{"mean", "std"}: fp32 [C, h, w], unscaled; with "label" where the patches have labels."""
         mean, std = self.prepare()._latents[index].astype(np.float32)
-        return {"mean": mean, "std": std}
+        item = {"mean": mean, "std": std}
+        labels = self._labels
+        return item if labels is None else {**item, "label": int(labels[index % len(labels)])}
+
+    def means(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Posterior means of the patches as they are, unscaled, fp32 [N, C, h, w], and their labels, int64 [N]."""
+        means = self.prepare()._latents[: len(self.part), 0].astype(np.float32)
+        return torch.from_numpy(means), torch.as_tensor(self._labels)
 
     def weighted_items(self) -> tuple[list[np.ndarray], np.ndarray] | None:
-        part = PatchPart(self.patches, "training")
-        weighted = part.weighted_items()
+        weighted = self.part.weighted_items()
         if weighted is None:
             return None
         items, weights = weighted
-        shifts = np.arange(self.orientations)[:, None] * len(part)
+        shifts = np.arange(self.variants)[:, None] * len(self.part)
         return [(rows[None] + shifts).ravel() for rows in items], weights
 
 

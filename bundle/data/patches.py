@@ -6,6 +6,7 @@ import functools
 import hashlib
 import logging
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ class TrainingPatches:
     Args:
         dataset_dir: one or several folders or archives (see `bundle.data.sources`), or None for built-in patches.
         cache_dir: where index, pixel cache and built-in patches are kept.
-        patch_size: pixels a side.
+        patch_size: pixels a side, or a function that gives it when :meth:`prepare` is called.
         validation_slides: slides (first-level folders) to hold out; None chooses by `validation_share`.
         validation_share: with three slides or more, slides are drawn until they hold this share of the patches; with
             fewer, single patches are drawn.
@@ -38,7 +39,7 @@ class TrainingPatches:
         self,
         dataset_dir: Any,
         cache_dir: str | Path,
-        patch_size: int,
+        patch_size: int | Callable[[], int],
         validation_slides: list[str] | str | None = None,
         validation_share: float = 0.05,
         validation_maximum: int = 1024,
@@ -64,7 +65,8 @@ class TrainingPatches:
         self.trained_on: np.ndarray = np.zeros(0, bool)
 
     @property
-    def generated(self) -> bool:
+    def built_in(self) -> bool:
+        """Whether these are the built-in patches, not tissue."""
         return self.dataset_dir is None
 
     @functools.cached_property
@@ -87,8 +89,10 @@ class TrainingPatches:
         """Finds, checks and caches the patches, once, and says what was found."""
         if self.store is not None:
             return self
+        if callable(self.patch_size):
+            self.patch_size = self.patch_size()
         directory = self.dataset_dir
-        if self.generated:
+        if self.built_in:
             logger.info(
                 "no --dataset_dir was given, so built-in patches are made: procedurally generated pictures, not tissue"
             )
@@ -161,11 +165,15 @@ class TrainingPatches:
     def describe(self) -> dict[str, Any]:
         """Facts about the data for `metrics.json`."""
         return {
-            "built_in_patches": self.generated,
+            "built_in_patches": self.built_in,
             "training_patches": int(self.trained_on.sum()),
             "validation_patches": len(self.validation()),
             "validation_slides": sorted(self.held_out_slides),
         }
+
+    def part(self, name: str) -> PatchPart:
+        """The patches of "training" or "validation", as a source of items."""
+        return PatchPart(self, name)
 
     def training(self) -> np.ndarray:
         """Store indices of the training patches."""
@@ -185,6 +193,11 @@ class PatchPart:
         self.patches = patches
         self.part = part
         self._indices: np.ndarray | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the patches and of what is held out."""
+        return self.patches.fingerprint
 
     def prepare(self) -> PatchPart:
         if self._indices is None:

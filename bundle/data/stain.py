@@ -58,6 +58,14 @@ def vary_stains(rgb: np.ndarray, factors: np.ndarray, shifts: np.ndarray) -> np.
     return optical_density_to_rgb(np.maximum(density + change @ stains[:2], 0))
 
 
+def scale_density(rgb: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """Multiply the optical density of each colour channel by a factor, [3]; uint8 [H, W, 3] in and out.
+
+    White stays white. Unlike :func:`vary_stains` it changes hues too, as another scanner or another make of eosin does.
+    """
+    return optical_density_to_rgb(rgb_to_optical_density(rgb) * np.asarray(factors, np.float32))
+
+
 def macenko_stains(density: np.ndarray, smallest_tissue_share: float = 0.05) -> np.ndarray | None:
     """The haematoxylin and eosin vectors of one image, after Macenko et al., ISBI 2009.
 

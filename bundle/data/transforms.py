@@ -16,7 +16,7 @@ from monai.transforms import MapTransform, RandomizableTransform
 from PIL import Image
 
 from bundle.data.sources import read_rgb
-from bundle.data.stain import macenko_normalise, vary_stains
+from bundle.data.stain import macenko_normalise, scale_density, vary_stains
 
 
 def resize_patch(rgb: np.ndarray, patch_size: int) -> np.ndarray:
@@ -136,6 +136,42 @@ class RandStaind(RandomizableTransform, MapTransform):
 
 
 _STAIN_RANGES = {"prob": "in [0, 1]", "scale": "in [0, 1)", "shift": "0 or more"}
+
+
+class RandDensityd(RandomizableTransform, MapTransform):
+    """Scale the optical density of each colour channel, per image; uint8 [3, H, W] in and out, white stays white.
+
+    What slides of other laboratories differ by, hue included; :class:`RandStaind` keeps to the two stains.
+
+    Args:
+        keys: keys of uint8 RGB images.
+        prob: share of images varied.
+        scale: the factor of each channel is drawn uniformly from [1 - scale, 1 + scale]; scale in [0, 1).
+
+    Raises:
+        ValueError: a value out of its range.
+    """
+
+    def __init__(self, keys: KeysCollection, prob: float = 1.0, scale: float = 0.5) -> None:
+        for name, value, valid in (("prob", prob, 0 <= prob <= 1), ("scale", scale, 0 <= scale < 1)):
+            if not valid:
+                raise ValueError(f"RandDensityd: {name} is {value}; it must be {_STAIN_RANGES[name]}")
+        MapTransform.__init__(self, keys)
+        RandomizableTransform.__init__(self, prob)
+        self.scale = scale
+
+    def randomize(self, data: object = None) -> None:
+        super().randomize(None)
+        # Drawn in any case, so that the stream does not depend on which images are varied.
+        self.factors = self.R.uniform(1 - self.scale, 1 + self.scale, size=3)
+
+    def __call__(self, data: Mapping[Hashable, object]) -> dict:
+        self.randomize()
+        result = dict(data)
+        if self._do_transform:
+            for key in self.key_iterator(result):
+                result[key] = _to_tensor(scale_density(_to_array(result[key]), self.factors))
+        return result
 
 
 class MacenkoNormalized(MapTransform):

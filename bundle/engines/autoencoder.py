@@ -11,6 +11,7 @@ import torch
 from monai.inferers import Inferer
 
 from bundle.artefacts import save_artefact
+from bundle.data.hashes import HASHES_FILE, write_hashes
 from bundle.engines.stage import StageTrainer
 from bundle.losses import AutoencoderLoss, hinge_discriminator_loss, patch_logits
 from bundle.pictures import save_grid
@@ -97,28 +98,21 @@ class AutoencoderTrainer(StageTrainer):
             reconstruction, mean, std = self.inferer(images, self.autoencoder)
         self.autoencoder_optimizer.zero_grad(set_to_none=True)
         terms = self.loss.backward(
-            images, reconstruction.float(), mean, std, self.last_layer(), self.discriminator if adversarial else None
+            images,
+            reconstruction.float(),
+            mean,
+            std,
+            last_layer(self.autoencoder),
+            self.discriminator if adversarial else None,
         )
         self.autoencoder_optimizer.step()
         self.scheduler.step()
         if adversarial:
-            terms["discriminator"] = self.update_discriminator(images, reconstruction.detach().float())
+            terms["discriminator"] = update_discriminator(
+                self.discriminator, self.discriminator_optimizer, images, reconstruction.detach().float()
+            )
         # One transfer to the host for all terms.
         return dict(zip(terms, torch.stack([term.float() for term in terms.values()]).tolist()))
-
-    def update_discriminator(self, images: torch.Tensor, reconstruction: torch.Tensor) -> torch.Tensor:
-        """One hinge step of the discriminator on a batch and its reconstruction; returns the loss."""
-        self.discriminator_optimizer.zero_grad(set_to_none=True)
-        loss = hinge_discriminator_loss(
-            patch_logits(self.discriminator, images), patch_logits(self.discriminator, reconstruction)
-        )
-        loss.backward()
-        self.discriminator_optimizer.step()
-        return loss.detach()
-
-    def last_layer(self) -> torch.Tensor:
-        """Weight of the decoder's last convolution, where the adaptive adversarial weight is measured."""
-        return [weight for weight in self.autoencoder.decoder.parameters() if weight.ndim == 4][-1]
 
     def finish(self) -> None:
         self.evaluator.run()
@@ -136,6 +130,10 @@ class AutoencoderTrainer(StageTrainer):
             },
             forget=("latent", "diffusion"),
         )
+        # Held-out patches too: what was tried out on them has seen them.
+        write_hashes(self.folder / HASHES_FILE, self.patches.prepare().store.sha256)
+        # Fine-tuning the decoder goes on training it.
+        save_artefact(self.folder / "discriminator.pt", "discriminator", self.discriminator)
         save_artefact(
             self.artefact_path,
             "autoencoder",
@@ -144,6 +142,22 @@ class AutoencoderTrainer(StageTrainer):
             data_fingerprint=self.patches.fingerprint,
             steps=self.state.iteration,
         )
+
+
+def update_discriminator(
+    discriminator: torch.nn.Module, optimizer: torch.optim.Optimizer, images: torch.Tensor, reconstruction: torch.Tensor
+) -> torch.Tensor:
+    """One hinge step of the discriminator on a batch and its reconstruction; returns the loss."""
+    optimizer.zero_grad(set_to_none=True)
+    loss = hinge_discriminator_loss(patch_logits(discriminator, images), patch_logits(discriminator, reconstruction))
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
+
+
+def last_layer(autoencoder: torch.nn.Module) -> torch.Tensor:
+    """Weight of the decoder's last convolution, where the adaptive weights are measured."""
+    return [weight for weight in autoencoder.decoder.parameters() if weight.ndim == 4][-1]
 
 
 class ReconstructionInferer(Inferer):

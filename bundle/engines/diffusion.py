@@ -9,7 +9,6 @@ import torch.nn.functional as functional
 
 from bundle.artefacts import ARTEFACT_HEAD, build_from_definition, load_artefact, require_same, save_artefact
 from bundle.data.latents import LatentCache
-from bundle.data.patches import PatchPart
 from bundle.diffusion.schedule import NoiseSchedule
 from bundle.diffusion.synthesis import sample_unguided
 from bundle.engines.stage import StageTrainer
@@ -20,15 +19,14 @@ from bundle.randomness import ImageNoise
 LOSS_TYPES = {"mse": functional.mse_loss, "l1": functional.l1_loss}
 
 
-class DiffusionTrainer(StageTrainer):
-    """Trains a DiffusionModelUNet to undo noise on cached latents.
+class LatentDiffusionTrainer(StageTrainer):
+    """What training a diffusion model on cached latents is, wherever the model comes from.
+
+    A subclass has, at the latest after `prepare`: diffusion (the network), optimizer, scheduler, schedule, ema,
+    autoencoder and autoencoder_facts.
 
     Args:
-        diffusion: the network, built by `bundle.artefacts.build`.
-        optimizer: over its weights.
-        scheduler: learning rate, one step a training step.
-        schedule: the forward process and what the network predicts.
-        latents: the latent cache; its autoencoder's file is completed with the latent scale.
+        latents: source of {"mean", "std"} items, with `patches` that have held-out ones.
         ema_decay: decay of the averaged weights that sampling uses.
         loss_type: "mse" (the paper's Eq. 3) or "l1" (what its code runs).
         min_snr_gamma: None, or gamma of min-SNR weighting.
@@ -43,11 +41,7 @@ class DiffusionTrainer(StageTrainer):
 
     def __init__(
         self,
-        diffusion: torch.nn.Module,
-        optimizer: torch.optim.Optimizer,
-        scheduler: Any,
-        schedule: NoiseSchedule,
-        latents: LatentCache,
+        latents: Any,
         ema_decay: float = 0.9999,
         loss_type: str = "mse",
         min_snr_gamma: float | None = None,
@@ -61,12 +55,8 @@ class DiffusionTrainer(StageTrainer):
         super().__init__(**stage)
         if loss_type not in LOSS_TYPES:
             raise ValueError(f"diffusion_loss is {loss_type!r}; it must be one of {sorted(LOSS_TYPES)}")
-        self.diffusion = diffusion
-        self.optimizer = optimizer
-        self.scheduler = scheduler
-        self.schedule = schedule
         self.latents = latents
-        self.ema = ExponentialMovingAverage(diffusion, ema_decay)
+        self.ema_decay = ema_decay
         self.loss_type = loss_type
         self.min_snr_gamma = min_snr_gamma
         self.maximum_gradient_norm = maximum_gradient_norm
@@ -79,6 +69,127 @@ class DiffusionTrainer(StageTrainer):
 
     def state_objects(self) -> dict[str, Any]:
         return {"diffusion": self.diffusion, "ema": self.ema, "optimizer": self.optimizer, "scheduler": self.scheduler}
+
+    def before_first_step(self) -> None:
+        self.latents.prepare()
+
+    @property
+    def scale(self) -> float:
+        """What latents are multiplied by before diffusion and divided by before decoding."""
+        return self.autoencoder_facts["latent"]["scale"]
+
+    def _iteration(self, engine: Any, batchdata: dict[str, torch.Tensor]) -> dict[str, float]:
+        mean = batchdata["mean"].to(self.state.device, non_blocking=True)
+        std = batchdata["std"].to(self.state.device, non_blocking=True)
+        latents = self.scale * (mean + std * torch.randn_like(mean))
+        noise = torch.randn_like(latents)
+        timesteps = torch.randint(self.schedule.timesteps, (len(latents),), device=latents.device)
+        noisy = self.schedule.add_noise(latents, noise, timesteps)
+        self.diffusion.train()
+        with self.autocast():
+            prediction = self.inferer(noisy, self.diffusion, timesteps)
+        target = self.schedule.target(latents, noise, timesteps)
+        losses = LOSS_TYPES[self.loss_type](prediction.float(), target, reduction="none").flatten(1).mean(1)
+        loss = (losses * self.schedule.loss_weight(timesteps, self.min_snr_gamma)).mean()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if self.maximum_gradient_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.diffusion.parameters(), self.maximum_gradient_norm)
+        self.optimizer.step()
+        self.scheduler.step()
+        self.ema.update(self.present_weights())
+        return {"loss": loss.item()}
+
+    def present_weights(self) -> dict[str, torch.Tensor]:
+        """The network's weights under the names that the artefact has."""
+        return self.diffusion.state_dict()
+
+    def sample(self, seeds: list[int]) -> torch.Tensor:
+        """Unguided images from the averaged weights, one seed an image: fp32 [len(seeds), 3, S, S] in [-1, 1]."""
+        return sample_unguided(
+            self.averaged_network(),
+            self.autoencoder,
+            self.schedule,
+            self.autoencoder_facts["latent"],
+            self.autoencoder_facts["patch_size"],
+            seeds,
+            self.sample_steps,
+            self.sample_eta,
+            self.batch_size,
+            self.autocast,
+        )
+
+    @torch.no_grad()
+    def held_out_loss(self, network: torch.nn.Module, draws: int = 4) -> float:
+        """Mean squared error of a network on held-out patches, unweighted, over evenly spread noise levels.
+
+        The same noise levels and noise whatever was trained, so that runs on the same patches can be compared.
+        """
+        part = self.latents.patches.part("validation").prepare()
+        images = torch.stack([torch.as_tensor(part.read(index)["image"]) for index in range(len(part))])
+        levels = torch.linspace(0, self.schedule.timesteps - 1, len(images) * draws).round().long()
+        # A fixed shuffle, so that each image meets levels from the whole range.
+        levels = levels[torch.randperm(len(levels), generator=torch.Generator().manual_seed(0))]
+        total = 0.0
+        for start in range(0, len(levels), self.batch_size):
+            places = torch.arange(start, min(start + self.batch_size, len(levels)))
+            batch = images[places % len(images)].to(self.state.device).float() / 127.5 - 1
+            latents = self.autoencoder.encode(batch)[0] * self.scale
+            noise = ImageNoise(places.tolist(), latents.device)(tuple(latents.shape))
+            timesteps = levels[places].to(latents.device)
+            noisy = self.schedule.add_noise(latents, noise, timesteps)
+            with self.autocast():
+                prediction = network(noisy, timesteps)
+            error = prediction.float() - self.schedule.target(latents, noise, timesteps)
+            total += error.square().flatten(1).mean(1).sum().item()
+        return total / len(levels)
+
+    def averaged_network(self) -> torch.nn.Module:
+        """A copy of the network with the averaged weights, in evaluation mode."""
+        network = build_from_definition(self.diffusion.definition).to(self.state.device).eval()
+        network.load_state_dict(self.ema.weights)
+        return network
+
+    def save_samples(self, path: Any) -> None:
+        """Saves the fixed seeds' images as a grid marked as synthetic."""
+        facts = {
+            "Model": self.artefact_path.name,
+            "Step": str(self.state.iteration),
+            "Seeds": f"{self.sample_seeds[0]} to {self.sample_seeds[-1]}",
+            "TrainedOn": (
+                "built-in generated patches" if self.latents.patches.built_in else "patches given by the user"
+            ),
+        }
+        save_grid(path, self.sample(self.sample_seeds), synthetic=facts)
+
+
+class DiffusionTrainer(LatentDiffusionTrainer):
+    """Trains a DiffusionModelUNet from its random start.
+
+    Args:
+        diffusion: the network, built by `bundle.artefacts.build`.
+        optimizer: over its weights.
+        scheduler: learning rate, one step a training step.
+        schedule: the forward process and what the network predicts.
+        latents: the latent cache; its autoencoder's file is completed with the latent scale.
+        **trainer: further arguments of LatentDiffusionTrainer.
+    """
+
+    def __init__(
+        self,
+        diffusion: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scheduler: Any,
+        schedule: NoiseSchedule,
+        latents: LatentCache,
+        **trainer: Any,
+    ) -> None:
+        super().__init__(latents=latents, **trainer)
+        self.diffusion = diffusion
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.schedule = schedule
+        self.ema = ExponentialMovingAverage(diffusion.state_dict(), self.ema_decay)
 
     def identity(self) -> dict[str, Any]:
         return {
@@ -114,98 +225,9 @@ class DiffusionTrainer(StageTrainer):
         self.autoencoder_facts = facts
         self.autoencoder = autoencoder.to(self.state.device).requires_grad_(False)
 
-    def before_first_step(self) -> None:
-        self.latents.prepare()
-
-    @property
-    def scale(self) -> float:
-        """What latents are multiplied by before diffusion and divided by before decoding."""
-        return self.autoencoder_facts["latent"]["scale"]
-
-    def _iteration(self, engine: Any, batchdata: dict[str, torch.Tensor]) -> dict[str, float]:
-        mean = batchdata["mean"].to(self.state.device, non_blocking=True)
-        std = batchdata["std"].to(self.state.device, non_blocking=True)
-        latents = self.scale * (mean + std * torch.randn_like(mean))
-        noise = torch.randn_like(latents)
-        timesteps = torch.randint(self.schedule.timesteps, (len(latents),), device=latents.device)
-        noisy = self.schedule.add_noise(latents, noise, timesteps)
-        self.diffusion.train()
-        with self.autocast():
-            prediction = self.inferer(noisy, self.diffusion, timesteps)
-        target = self.schedule.target(latents, noise, timesteps)
-        losses = LOSS_TYPES[self.loss_type](prediction.float(), target, reduction="none").flatten(1).mean(1)
-        loss = (losses * self.schedule.loss_weight(timesteps, self.min_snr_gamma)).mean()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if self.maximum_gradient_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.diffusion.parameters(), self.maximum_gradient_norm)
-        self.optimizer.step()
-        self.scheduler.step()
-        self.ema.update(self.diffusion)
-        return {"loss": loss.item()}
-
-    def sample(self, seeds: list[int]) -> torch.Tensor:
-        """Unguided images from the averaged weights, one seed an image: fp32 [len(seeds), 3, S, S] in [-1, 1]."""
-        return sample_unguided(
-            self.averaged_network(),
-            self.autoencoder,
-            self.schedule,
-            self.autoencoder_facts["latent"],
-            self.autoencoder_facts["patch_size"],
-            seeds,
-            self.sample_steps,
-            self.sample_eta,
-            self.batch_size,
-            self.autocast,
-        )
-
-    @torch.no_grad()
-    def held_out_loss(self, draws: int = 4) -> float:
-        """Mean squared error of the averaged weights on held-out patches, unweighted, over evenly spread noise levels.
-
-        The same noise levels and noise whatever was trained, so that runs on the same patches can be compared.
-        """
-        network = self.averaged_network()
-        part = PatchPart(self.latents.patches, "validation").prepare()
-        images = torch.stack([torch.as_tensor(part.read(index)["image"]) for index in range(len(part))])
-        levels = torch.linspace(0, self.schedule.timesteps - 1, len(images) * draws).round().long()
-        # A fixed shuffle, so that each image meets levels from the whole range.
-        levels = levels[torch.randperm(len(levels), generator=torch.Generator().manual_seed(0))]
-        total = 0.0
-        for start in range(0, len(levels), self.batch_size):
-            places = torch.arange(start, min(start + self.batch_size, len(levels)))
-            batch = images[places % len(images)].to(self.state.device).float() / 127.5 - 1
-            latents = self.autoencoder.encode(batch)[0] * self.scale
-            noise = ImageNoise(places.tolist(), latents.device)(tuple(latents.shape))
-            timesteps = levels[places].to(latents.device)
-            noisy = self.schedule.add_noise(latents, noise, timesteps)
-            with self.autocast():
-                prediction = network(noisy, timesteps)
-            error = prediction.float() - self.schedule.target(latents, noise, timesteps)
-            total += error.square().flatten(1).mean(1).sum().item()
-        return total / len(levels)
-
-    def averaged_network(self) -> torch.nn.Module:
-        """A copy of the network with the averaged weights, in evaluation mode."""
-        network = build_from_definition(self.diffusion.definition).to(self.state.device).eval()
-        network.load_state_dict(self.ema.weights)
-        return network
-
-    def save_samples(self, path: Any) -> None:
-        """Saves the fixed seeds' images as a grid marked as synthetic."""
-        facts = {
-            "Model": self.artefact_path.name,
-            "Step": str(self.state.iteration),
-            "Seeds": f"{self.sample_seeds[0]} to {self.sample_seeds[-1]}",
-            "TrainedOn": (
-                "built-in generated patches" if self.latents.patches.generated else "patches given by the user"
-            ),
-        }
-        save_grid(path, self.sample(self.sample_seeds), synthetic=facts)
-
     def finish(self) -> None:
         self.save_samples(self.folder / "samples.png")
-        self.folder.set_metrics("diffusion", {**self.effort(), "loss": self.held_out_loss()})
+        self.folder.set_metrics("diffusion", {**self.effort(), "loss": self.held_out_loss(self.averaged_network())})
         save_artefact(
             self.artefact_path,
             "diffusion",

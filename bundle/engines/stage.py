@@ -97,6 +97,10 @@ class StageTrainer(Trainer):
     def before_first_step(self) -> None:
         """What only training needs, such as filled caches."""
 
+    def stopped_early(self) -> bool:
+        """Whether the stage ended before its last step because more would not have helped."""
+        return False
+
     def finish(self) -> None:
         """Writes the stage's metrics and pictures and, last, its artefact."""
         raise NotImplementedError
@@ -131,6 +135,8 @@ class StageTrainer(Trainer):
         self.started = time.monotonic()
         self.prepare()
         done = self.state.iteration = self.load_checkpoint()
+        if self.stopped_early():
+            done = self.steps
         if self.finished(done):
             logger.info(f"{self.stage}: all {self.steps} steps were done before; kept {self.artefact_path}")
             return
@@ -144,7 +150,7 @@ class StageTrainer(Trainer):
             self.data_loader.start = done
             self.attach_handlers()
             super().run()
-            if self.steps % self.checkpoint_interval:
+            if self.state.iteration % self.checkpoint_interval:
                 self.save_checkpoint()
         self.finish()
 
@@ -242,14 +248,16 @@ class StageTrainer(Trainer):
         return content["step"]
 
 
-def run_stages(stages: Sequence[StageTrainer], folder: RunFolder, results: Sequence[str], next_command: str) -> None:
+def run_stages(
+    stages: Sequence[StageTrainer | None], folder: RunFolder, results: Sequence[str], next_command: str
+) -> None:
     """Runs the stages one after the other in one folder, then says where the results are and what to run next.
 
-    All stages are built before the first one runs, so that a setting the second refuses is refused at once.
+    A stage that a setting leaves out is None. All stages are built before the first one runs, so that a setting the second refuses is refused at once.
     """
     folder.open()
     try:
-        for stage in stages:
+        for stage in filter(None, stages):
             stage.run()
     finally:
         folder.close()

@@ -12,19 +12,18 @@ class ExponentialMovingAverage:
     would sample from what is mostly its random start.
     """
 
-    def __init__(self, network: torch.nn.Module, decay: float = 0.9999) -> None:
+    def __init__(self, weights: dict[str, torch.Tensor], decay: float = 0.9999) -> None:
         if not 0.0 <= decay < 1.0:
             raise ValueError(f"ema_decay is {decay}; it must lie in [0, 1)")
         self.decay = decay
         self.updates = 0
-        self.weights = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+        self.weights = {name: tensor.detach().clone() for name, tensor in weights.items()}
 
     @torch.no_grad()
-    def update(self, network: torch.nn.Module) -> None:
-        """Moves the average towards the network's present weights."""
+    def update(self, present: dict[str, torch.Tensor]) -> None:
+        """Moves the average towards the present weights, a state dict."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        present = network.state_dict()
         floating = [name for name, tensor in self.weights.items() if tensor.is_floating_point()]
         torch._foreach_lerp_([self.weights[name] for name in floating], [present[name] for name in floating], 1 - decay)
         for name in self.weights.keys() - set(floating):

@@ -14,6 +14,7 @@ import torch
 from helpers import assert_equal, root_cause, states
 
 from bundle.artefacts import load_artefact
+from bundle.data.hashes import read_hashes
 from bundle.data.marks import read_marks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,6 +31,7 @@ def test_output_contract(pretrained):
     assert 0 < metrics["diffusion"]["loss"] < 5
     for name in ("samples.png", "autoencoder.pt", "diffusion.pt", "config.json"):
         assert (pretrained / name).is_file()
+    assert len(read_hashes(pretrained / "image_hashes.txt")) == 9 * 2 * 3, "every patch, the held-out ones too"
     pictures = {path.name for path in (pretrained / "pictures").iterdir()}
     assert {"training_input.png", "reconstructions_000004.png", "samples_000004.png"} <= pictures
     assert list((pretrained / "tensorboard").rglob("events.out*"))

@@ -1,0 +1,244 @@
+"""Fine-tuning the decoder to the labelled domain, Eq. 5 of HistoDiffusion."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from monai.metrics import PSNRMetric, SSIMMetric
+
+from bundle.artefacts import build_from_definition, fingerprint, save_artefact
+from bundle.data.labelled import LabelledPatches
+from bundle.data.latents import LatentCache
+from bundle.data.loader import ItemDataset, PartLoader
+from bundle.engines.autoencoder import last_layer, update_discriminator
+from bundle.engines.classifier import load_classifier
+from bundle.engines.stage import StageTrainer
+from bundle.judge import Judge
+from bundle.losses import DecoderLoss
+from bundle.pictures import save_grid
+from bundle.pretrained import PretrainedModels
+
+logger = logging.getLogger(__name__)
+
+TRAINED = ("decoder.", "post_quant_conv.")  # all that Eq. 5 changes of an AutoencoderKL
+MEASURED_IMAGES = 512
+
+
+class LatentsWithImages:
+    """A latent cache's items with the picture that each is the latent of, in [-1, 1]."""
+
+    def __init__(self, latents: LatentCache) -> None:
+        self.latents = latents
+
+    def prepare(self) -> LatentsWithImages:
+        self.latents.prepare()
+        return self
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def read(self, index: int) -> dict[str, Any]:
+        return {**self.latents.read(index), "image": self.latents.image(index).float() / 127.5 - 1}
+
+    def weighted_items(self) -> None:
+        return self.latents.weighted_items()
+
+
+class DecoderTrainer(StageTrainer):
+    """Trains decoder and post-quantisation convolution on reconstruction, the adversarial term and CE(phi_img(x_hat), y).
+
+    Encoder, diffusion model and phi_img stay as they are; that is checked by their hashes before and after.
+
+    Args:
+        optimizer, discriminator_optimizer: the optimisers' classes with their settings bound.
+        loss: Eq. 5.
+        latents: posterior of the labelled training images, from the frozen encoder; filled once for all stages.
+        labelled: the labelled patches.
+        pretrained: the models of the pre-training.
+        batch_size: images at once where nothing is trained.
+        **stage: arguments of StageTrainer.
+    """
+
+    stage = "decoder"
+
+    def __init__(
+        self,
+        optimizer: Callable[..., torch.optim.Optimizer],
+        discriminator_optimizer: Callable[..., torch.optim.Optimizer],
+        loss: DecoderLoss,
+        latents: LatentCache,
+        labelled: LabelledPatches,
+        pretrained: PretrainedModels,
+        batch_size: int = 32,
+        **stage: Any,
+    ) -> None:
+        super().__init__(**stage)
+        self.make_optimizer = optimizer
+        self.make_discriminator_optimizer = discriminator_optimizer
+        self.loss = loss
+        self.latents = latents
+        self.labelled = labelled
+        self.pretrained = pretrained
+        self.batch_size = batch_size
+
+    def prepare(self) -> None:
+        self.loss.reconstruction.perceptual.load()
+        self.pretrained.prepare()
+        self.labelled.prepare()
+        device = self.state.device
+        self.classifier, facts = load_classifier(
+            self.folder / "image_classifier.pt", "image_classifier", self.labelled.classes
+        )
+        self.classifier.to(device)
+        self.judge = Judge(self.folder.path, device, self.labelled.classes)
+        self.classifier_fingerprint = facts["fingerprint"]
+        self.autoencoder = self.pretrained.autoencoder(device)
+        self.trained = {
+            name: tensor for name, tensor in self.autoencoder.named_parameters() if name.startswith(TRAINED)
+        }
+        for tensor in self.trained.values():
+            tensor.requires_grad_(True)
+        self.frozen_before = self.frozen_fingerprint()
+        self.optimizer = self.make_optimizer(params=self.trained.values())
+        self.discriminator = None
+        if self.loss.reconstruction.adversarial_weight > 0:
+            self.discriminator = self.pretrained.discriminator(device)
+            self.discriminator_optimizer = self.make_discriminator_optimizer(params=self.discriminator.parameters())
+
+    def before_first_step(self) -> None:
+        self.latents.prepare()
+
+    def state_objects(self) -> dict[str, Any]:
+        objects = {"autoencoder": self.autoencoder, "optimizer": self.optimizer}
+        if self.discriminator is not None:
+            objects |= {"discriminator": self.discriminator, "discriminator_optimizer": self.discriminator_optimizer}
+        return objects
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "classes": self.labelled.classes,
+            "labelled data": self.labelled.fingerprint,
+            "autoencoder": self.pretrained.fingerprint,
+            "image classifier": self.classifier_fingerprint,
+            "latent variants": self.latents.describe(),
+            "loss": self.loss.describe(),
+            "optimiser": [self.make_optimizer.func.__name__, self.make_optimizer.keywords],
+        }
+
+    def frozen_fingerprint(self) -> dict[str, str]:
+        """Hashes of all that must not change, by what it is."""
+        encoder = {
+            name: tensor for name, tensor in self.autoencoder.state_dict().items() if not name.startswith(TRAINED)
+        }
+        return {"encoder": fingerprint(encoder), "image classifier": fingerprint(self.classifier.state_dict())}
+
+    def _iteration(self, engine: Any, batchdata: dict[str, torch.Tensor]) -> dict[str, float]:
+        batch = {name: tensor.to(self.state.device, non_blocking=True) for name, tensor in batchdata.items()}
+        latents = batch["mean"] + batch["std"] * torch.randn_like(batch["mean"])
+        if self.discriminator is not None:
+            self.discriminator.train()
+        with self.autocast():
+            reconstruction = self.autoencoder.decode(latents)
+        self.optimizer.zero_grad(set_to_none=True)
+        terms = self.loss.backward(
+            batch["image"],
+            reconstruction.float(),
+            batch["label"],
+            self.classifier,
+            last_layer(self.autoencoder),
+            self.discriminator,
+        )
+        self.optimizer.step()
+        if self.discriminator is not None:
+            terms["discriminator"] = update_discriminator(
+                self.discriminator, self.discriminator_optimizer, batch["image"], reconstruction.detach().float()
+            )
+        return dict(zip(terms, torch.stack([term.float() for term in terms.values()]).tolist()))
+
+    def finish(self) -> None:
+        after = self.frozen_fingerprint()
+        if after != self.frozen_before:
+            raise RuntimeError(f"what must stay frozen has changed: before {self.frozen_before}, after {after}")
+        measured = self.measure()
+        self.folder.set_metrics("decoder", {**measured, "unchanged": after, **self.effort()})
+        save_artefact(
+            self.artefact_path,
+            "decoder",
+            self.autoencoder,
+            weights={
+                name: tensor for name, tensor in self.autoencoder.state_dict().items() if name.startswith(TRAINED)
+            },
+            classes=self.labelled.classes,
+            autoencoder_fingerprint=self.pretrained.fingerprint,
+            image_classifier_fingerprint=self.classifier_fingerprint,
+            data_fingerprint=self.labelled.fingerprint,
+            steps=self.state.iteration,
+        )
+
+    def measure(self) -> dict[str, Any]:
+        """Reconstructions before and after, on labelled images that no part of Eq. 5 was trained on."""
+        judged = len(self.labelled.part("judge_validation").prepare())
+        parts = {"same_slides": "judge_validation" if judged else "validation"}
+        if len(self.labelled.part("test").prepare()):
+            parts["held_out_slides"] = "test"
+        before = self.pretrained.autoencoder(self.state.device)
+        measured: dict[str, Any] = {}
+        pictures = []
+        for name, part in parts.items():
+            images, labels = self.images(part)
+            versions = {"before": reconstruct(before, images, self.batch_size)}
+            versions["after"] = reconstruct(self.autoencoder, images, self.batch_size)
+            figures = {"images": len(images), "original": {"agreement": self.agreement(images, labels)}}
+            for when, reconstruction in versions.items():
+                figures[when] = {
+                    **self.distances(images, reconstruction),
+                    "agreement": self.agreement(reconstruction, labels),
+                }
+            measured[name] = figures
+            shown = torch.linspace(0, len(images) - 1, 12).round().long()
+            pictures += [part[shown] for part in (images, versions["before"], versions["after"])]
+        save_grid(self.folder / "reconstructions.png", torch.cat(pictures), columns=12)
+        first = measured["same_slides"]
+        network = self.loss.reconstruction.perceptual.name
+        headline = {}
+        for when in ("before", "after"):
+            headline |= {f"{name}_{when}": first[when][name] for name in ("psnr", "ssim", "perceptual_distance")}
+            headline[f"lpips_{when}"] = first[when]["perceptual_distance"] if network == "lpips" else None
+        return {**headline, "perceptual_network": network, **measured}
+
+    def images(self, part: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """At most `MEASURED_IMAGES` images of a part, evenly spaced, [N, 3, S, S] in [-1, 1], and their labels."""
+        source = self.labelled.part(part).prepare()
+        places = torch.linspace(0, len(source) - 1, min(len(source), MEASURED_IMAGES)).round().long().tolist()
+        items = [source.read(place) for place in places]
+        images = torch.stack([item["image"] for item in items]).float() / 127.5 - 1
+        return images, torch.tensor([item["label"] for item in items])
+
+    def distances(self, images: torch.Tensor, reconstructions: torch.Tensor) -> dict[str, float]:
+        """PSNR in dB and SSIM on [0, 1], the perceptual distance on [-1, 1]; means over images."""
+        unit, other = (images + 1) / 2, (reconstructions + 1) / 2
+        psnr = PSNRMetric(max_val=1.0)(other, unit)
+        ssim = SSIMMetric(spatial_dims=2, data_range=1.0)(other, unit)
+        with torch.no_grad():
+            pairs = zip(images.split(self.batch_size), reconstructions.split(self.batch_size))
+            distance = torch.cat([self.loss.reconstruction.perceptual(left, right) for left, right in pairs])
+        return {
+            "psnr": round(psnr.mean().item(), 3),
+            "ssim": round(ssim.mean().item(), 4),
+            "perceptual_distance": round(distance.mean().item(), 5),
+        }
+
+    def agreement(self, images: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+        """The judge's accuracy by view."""
+        return {view: figures["accuracy"] for view, figures in self.judge.agreement(images, labels).items()}
+
+
+@torch.no_grad()
+def reconstruct(autoencoder: torch.nn.Module, images: torch.Tensor, batch_size: int) -> torch.Tensor:
+    """Decoded posterior means, clipped to [-1, 1], on the CPU."""
+    device = next(autoencoder.parameters()).device
+    batches = (batch.to(device) for batch in images.split(batch_size))
+    return torch.cat([autoencoder.decode(autoencoder.encode(batch)[0]).clamp(-1, 1).cpu() for batch in batches])

@@ -1,0 +1,36 @@
+"""Plots of measured figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from bundle.files import write_atomically
+
+
+def save_lines(
+    path: str | Path,
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    labels: tuple[str, str],
+    level: tuple[str, float] | None = None,
+    title: str = "",
+) -> None:
+    """Saves named lines (x, y) in one plot.
+
+    Args:
+        labels: of the two axes.
+        level: name and height of a dashed line, such as chance.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # here, as it is slow to import and seldom needed
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for name, (x, y) in lines.items():
+        axes.plot(x, y, marker="o", label=name)
+    if level is not None:
+        axes.axhline(level[1], linestyle="--", color="grey", label=level[0])
+    axes.set(xlabel=labels[0], ylabel=labels[1], title=title)
+    axes.legend()
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=120))
