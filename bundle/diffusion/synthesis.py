@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from bundle.diffusion.samplers import SAMPLERS, Guidance, start_latents
+from bundle.diffusion.samplers import SAMPLERS, Callback, Guidance, start_latents
 from bundle.diffusion.schedule import NoiseSchedule
 from bundle.randomness import ImageNoise
 
@@ -27,6 +27,7 @@ def sample_images(
     sampler: str = "ddim",
     spacing: str = "trailing",
     guidance_for: Callable[[slice], Guidance | None] | None = None,
+    callback: Callback | None = None,
 ) -> torch.Tensor:
     """Images of the given seeds; an image depends on its own seed and guidance only.
 
@@ -46,6 +47,7 @@ def sample_images(
         sampler: one of `SAMPLERS`.
         spacing: see `timestep_pairs`.
         guidance_for: the slice of `seeds` in a batch -> the guidance of these images, or None.
+        callback: called with (number of steps done, z) for each batch before its first step and after each step.
 
     Returns:
         fp32 [len(seeds), 3, patch_size, patch_size] in [-1, 1], on the CPU.
@@ -65,9 +67,19 @@ def sample_images(
         noise = ImageNoise(seeds[batch], device)
         latents = start_latents(noise((len(noise), len(mean), side, side)), schedule, mean)
         guidance = None if guidance_for is None else guidance_for(batch)
+        if callback is not None:
+            callback(0, latents)
         with autocast():
             latents = SAMPLERS[sampler](
-                network, latents, schedule, steps, spacing, guidance=guidance, draw_noise=noise, **options
+                network,
+                latents,
+                schedule,
+                steps,
+                spacing,
+                guidance=guidance,
+                draw_noise=noise,
+                callback=callback,
+                **options,
             )
         images.append(autoencoder.decode(latents / latent["scale"]).clamp(-1, 1).cpu())
     return torch.cat(images)
