@@ -15,7 +15,7 @@ from bundle.inferers import GuidedLatentInferer
 from bundle.pictures import to_uint8
 from bundle.pool import Pool
 
-# Measured on a CPU with one and two threads, networks of 64 px patches, 50 steps, all samplers, batches of 1, 5 and 12:
+# Measured on a CPU with one thread, networks of 64 px patches, 50 steps, all samplers, batches of 1, 5 and 12:
 # in fp32 at most 4.2e-6 of [-1, 1] (in bf16 6.4e-3, one level of an 8-bit picture).
 FP32_TOLERANCE = 2e-5
 
