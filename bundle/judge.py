@@ -7,6 +7,7 @@ denied it, and each file carries its own accuracy.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,11 @@ from bundle.engines.classifier import ImageClassifierTrainer, load_classifier
 from bundle.metrics.classification import summarise
 from bundle.pictures import to_uint8
 
+logger = logging.getLogger(__name__)
+
 # "normalised" brings every tile to one pair of stains (Macenko et al., ISBI 2009).
 VIEWS = ("colour", "grey", "normalised")
+NO_JUDGE = "it needs two or more labelled images of each class that nothing else learns from, and none are left"
 LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
 
@@ -70,6 +74,7 @@ class JudgeTrainer(ImageClassifierTrainer):
         items_per_step: batch size of the training.
         steps, seed: as of StageTrainer.
         handlers: stage name -> its handlers.
+        num_workers: processes that load ahead.
         **classifier: further arguments of ImageClassifierTrainer.
     """
 
@@ -82,6 +87,7 @@ class JudgeTrainer(ImageClassifierTrainer):
         steps: int,
         seed: int,
         handlers: Callable[[str], list],
+        num_workers: int = 0,
         **classifier: Any,
     ) -> None:
         self.stage = f"judge_{view}"
@@ -95,15 +101,22 @@ class JudgeTrainer(ImageClassifierTrainer):
             labelled=labelled,
             steps=steps,
             seed=seed,
-            train_data_loader=StepDataLoader(dataset, items_per_step, steps, seed),
+            train_data_loader=StepDataLoader(dataset, items_per_step, steps, seed, num_workers),
             train_handlers=handlers(self.stage),
             settings={"stain variation": list(density)},
             **classifier,
         )
 
-    def prepare(self) -> None:
-        super().prepare()
-        self.labelled.require_judged()
+    def run(self) -> None:
+        """Trains it, or says why there can be none."""
+        self.folder.open()
+        self.pretrained.prepare()
+        if self.labelled.prepare().judged:
+            super().run()
+        else:
+            logger.warning(
+                f"no {self.stage}: {NO_JUDGE}. Use fewer labels (--labels_per_class, --label_fraction) to leave some"
+            )
 
     def known(self) -> dict[str, Any]:
         return {"num_classes": len(self.labelled.classes)}

@@ -216,7 +216,7 @@ def adaptive_weight(
 def gradient_ratio(
     reconstruction: torch.Tensor, last_layer: torch.Tensor, above: torch.Tensor, below: torch.Tensor
 ) -> torch.Tensor:
-    """||d above|| / (||d below|| + 1e-4), both at the last layer, of two gradients with regard to the reconstruction."""
+    """||d above|| / (||d below|| + 1e-4) at the last layer, of two gradients with regard to the reconstruction."""
     norms = [
         torch.autograd.grad(reconstruction, last_layer, part.to(reconstruction.dtype), retain_graph=True)[0]
         for part in (above, below)

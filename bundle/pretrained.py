@@ -1,4 +1,4 @@
-"""What adaptation starts from: the artefacts of a pre-training, checked against each other and kept beside the results."""
+"""What adaptation starts from: the artefacts of a pre-training, checked, and kept beside the results."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ class PretrainedModels:
         for name in ("autoencoder.pt", "diffusion.pt"):
             if not (self.pretrained_dir / name).is_file():
                 raise FileNotFoundError(
-                    f"--pretrained_dir {self.pretrained_dir} has no {name}. Pre-train first (python -m monai.bundle run "
-                    "training --config_file configs/pretrain.json), or name a folder of pre-trained weights, such as "
-                    "the models/pretrain of this bundle"
+                    f"--pretrained_dir {self.pretrained_dir} has no {name}. Pre-train first (python -m monai.bundle "
+                    "run training --config_file configs/pretrain.json), or name a folder of pre-trained weights, such "
+                    "as the models/pretrain of this bundle"
                 )
         autoencoder = read_artefact(self.pretrained_dir / "autoencoder.pt", "autoencoder")
         diffusion = read_artefact(self.pretrained_dir / "diffusion.pt", "diffusion")
@@ -74,12 +74,13 @@ class PretrainedModels:
         ours, theirs = (str(self.pretrained_dir / name) for name in ("autoencoder.pt", "diffusion.pt"))
         if "latent" not in autoencoder:
             raise ValueError(f"{ours} has no latent scale yet: let its pre-training go on until diffusion.pt is there")
+        takes = diffusion["definition"]["in_channels"]
         for what, left, right in (
-            ("the number of latent channels", autoencoder["definition"]["latent_channels"], diffusion["definition"]["in_channels"]),
+            ("the number of latent channels", autoencoder["definition"]["latent_channels"], takes),
             ("the latent scale", autoencoder["latent"]["scale"], diffusion["latent_scale"]),
             ("the patch size", autoencoder["patch_size"], diffusion["patch_size"]),
             ("the autoencoder", autoencoder["fingerprint"], diffusion["autoencoder_fingerprint"]),
-        ):  # fmt: skip
+        ):
             require_same(what, ours, left, theirs, right)
 
     def keep(self, kind: str, fingerprint: str) -> None:
@@ -103,6 +104,11 @@ class PretrainedModels:
     @property
     def patch_size(self) -> int:
         return self.prepare().autoencoder_facts["patch_size"]
+
+    @property
+    def normalise_stain(self) -> bool:
+        """Whether the pre-training saw patches of normalised stain, as those encoded now must then be."""
+        return self.prepare().autoencoder_facts.get("normalise_stain", False)
 
     @property
     def scale(self) -> float:
@@ -142,6 +148,7 @@ class PretrainedModels:
         Raises:
             FileNotFoundError: the pre-training didn't leave one.
         """
+        self.prepare()
         path = self.pretrained_dir / "discriminator.pt"
         if not path.is_file():
             raise FileNotFoundError(

@@ -122,6 +122,17 @@ def check_counts(**counts: int) -> None:
             raise ValueError(f"--{name} is {number!r}; it must be an integer of at least 1")
 
 
+def choose(setting: str, value: str, options: dict[str, Any]) -> Any:
+    """The option that a setting names.
+
+    Raises:
+        ValueError: it names none; says which there are.
+    """
+    if value not in options:
+        raise ValueError(f"--{setting} is {value!r}; it must be one of {', '.join(options)}")
+    return options[value]
+
+
 def is_setting(content: Any) -> bool:
     """Whether a config item is a plain value or expression rather than a section or a component."""
     return not isinstance(content, (dict, list)) or (isinstance(content, list) and all(is_number(c) for c in content))

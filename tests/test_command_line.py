@@ -7,7 +7,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import TINY
+
+from bundle.artefacts import fingerprint, load_artefact, read_artefact
 
 
 def monai_bundle(folder, *arguments):
@@ -35,7 +38,9 @@ def test_runs_from_any_folder_and_says_where_everything_is(finished):
         assert f"runs/pretrain/{name}" in said and (folder / "runs" / "pretrain" / name).stat().st_size > 0
     assert "not tissue" in said
     assert re.search(r"54 patches from 1 source.*rejected: 0 of 54", said, re.DOTALL)
-    assert re.search(r"next: python -m monai\.bundle run training .*--dataset_dir", said)
+    assert re.search(
+        r"next: python -m monai\.bundle run training --config_file configs/adapt.json --pretrained_dir", said
+    )
     assert re.search(r"autoencoder: .*\d+%.*<", said), "no progress bar with remaining time"
     assert "run training" in json.loads((folder / "runs" / "pretrain" / "metrics.json").read_text())["command"]
 
@@ -45,7 +50,7 @@ def test_plain_run_is_the_same_and_finds_it_done(finished):
     before = (folder / "runs" / "pretrain" / "diffusion.pt").stat().st_mtime_ns
     again = monai_bundle(folder, "--config_file", config)
     assert again.returncode == 0, again.stderr[-3000:]
-    assert "all 4 steps were done before" in again.stdout + again.stderr
+    assert "finished before" in again.stdout + again.stderr
     assert (folder / "runs" / "pretrain" / "diffusion.pt").stat().st_mtime_ns == before
 
 
@@ -81,10 +86,6 @@ def test_small_copies_load_and_belong_together(finished, bundle_root, tmp_path):
         cwd=tmp_path,
     )
     assert run.returncode == 0, run.stderr
-    import torch
-
-    from bundle.artefacts import fingerprint, load_artefact
-
     autoencoder, facts = load_artefact(target / "autoencoder.pt", "autoencoder")
     diffusion, diffusion_facts = load_artefact(target / "diffusion.pt", "diffusion")
     assert diffusion_facts["autoencoder_fingerprint"] == facts["fingerprint"]
@@ -97,3 +98,33 @@ def test_small_copies_load_and_belong_together(finished, bundle_root, tmp_path):
     torch.testing.assert_close(diffusion(latents, times), original(latents, times), rtol=0.02, atol=0.02)
     origin = json.loads((target / "origin.json").read_text())
     assert "monai.bundle run training" in origin["command"] and origin["commit"] == "abc"
+
+
+def test_published_adaptation_belongs_together_and_is_used_like_the_original(
+    bundle_root, pretrained, adapted, workflow, tmp_path
+):
+    script = [sys.executable, str(bundle_root / "scripts" / "publish_weights.py")]
+    for run, target in ((pretrained, tmp_path / "pretrain"), (adapted, tmp_path / "adapt")):
+        subprocess.run([*script, str(run), str(target)], check=True, capture_output=True)
+    autoencoder = read_artefact(tmp_path / "adapt" / "autoencoder.pt", "autoencoder")
+    # The same rounding of the same weights, so the copies fit each other across the two folders too.
+    assert (
+        autoencoder["fingerprint"]
+        == read_artefact(tmp_path / "pretrain" / "autoencoder.pt", "autoencoder")["fingerprint"]
+    )
+    classifier = read_artefact(tmp_path / "adapt" / "image_classifier.pt", "image_classifier")
+    decoder = read_artefact(tmp_path / "adapt" / "decoder.pt", "decoder")
+    assert decoder["image_classifier_fingerprint"] == classifier["fingerprint"]
+    for content in (
+        classifier,
+        decoder,
+        read_artefact(tmp_path / "adapt" / "latent_classifier.pt", "latent_classifier"),
+    ):
+        assert content["autoencoder_fingerprint"] == autoencoder["fingerprint"]
+        assert all(
+            tensor.dtype == torch.float16 for tensor in content["weights"].values() if tensor.is_floating_point()
+        )
+    assert (tmp_path / "adapt" / "split.csv").read_bytes() == (adapted / "split.csv").read_bytes()
+    settings = {"output_dir": str(tmp_path / "again"), "pretrained_dir": str(tmp_path / "pretrain")}
+    workflow("adapt.json", **settings).parser.get_parsed_content("image_classifier")
+    assert (tmp_path / "again" / "image_classifier.pt").is_file()

@@ -3,11 +3,16 @@
 import json
 import re
 
+import numpy as np
 import pytest
+import torch
 
 from bundle.artefacts import load_artefact, require_same
+from bundle.data.sources import read_rgb
+from bundle.data.transforms import resize_patch
 from bundle.diffusion.schedule import NoiseSchedule
 from bundle.diffusion.synthesis import sample_unguided
+from bundle.engines.classifier import load_classifier
 
 
 @pytest.fixture(scope="module")
@@ -41,3 +46,28 @@ def test_the_readmes_lines_for_them_work(bundle_root, monkeypatch):
     found = {}
     exec(block, found)
     assert found["images"].shape == (3, 3, 64, 64) and found["images"].abs().max() <= 1
+
+
+def test_the_latent_classifier_knows_unseen_slides_until_noise_hides_them(bundle_root, real_data):
+    """On real tiles of held-out slides: far above chance (1/7) when almost clean, below twice chance when noisiest."""
+    folder = bundle_root / "models" / "adapt"
+    autoencoder, facts = load_artefact(folder / "autoencoder.pt", "autoencoder")
+    classifier, known = load_classifier(folder / "latent_classifier.pt", "latent_classifier")
+    assert known["autoencoder_fingerprint"] == facts["fingerprint"]
+    images, labels = [], []
+    for number, name in enumerate(known["classes"]):
+        for path in sorted((real_data / "crc7" / "test" / name).iterdir())[:160:4]:
+            images.append(
+                torch.from_numpy(np.array(resize_patch(read_rgb(path.parent, path.name), 64))).permute(2, 0, 1)
+            )
+            labels.append(number)
+    labels, schedule = torch.tensor(labels), NoiseSchedule(**known["schedule"])
+    accuracy = {}
+    with torch.no_grad():
+        latents = known["latent_scale"] * autoencoder.encode(torch.stack(images).float() / 127.5 - 1)[0]
+        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
+        for t in (0, 400, 999):
+            times = torch.full((len(latents),), t)
+            logits = classifier(schedule.add_noise(latents, noise, times), times)
+            accuracy[t] = (logits.argmax(1) == labels).float().mean().item()
+    assert accuracy[0] > 0.6 and accuracy[400] > 0.4 and accuracy[999] < 2 / 7, accuracy

@@ -26,7 +26,7 @@ from bundle.data.split import (
     keep_split,
     read_split,
 )
-from bundle.data.store import PatchStore
+from bundle.data.store import PatchStore, evaluated
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +47,7 @@ class LabelledPatches:
         split_file: a split to use as it is, of an earlier run or a user's own; images it does not list are left out.
             Its test files are looked up in the test set, or in the dataset where there is no test set.
         label_fraction, labels_per_class: how many labels are used, see :func:`bundle.data.split.choose_labelled`.
+        judge_share: where neither is given, the share of the images, in [0, 1), that is left for the judge.
         validation_share: share of the labelled images to validate with.
         class_names: for an `.npz`, see :func:`bundle.data.labels.find_labels`.
         seed: seed of the split and of the built-in patches.
@@ -54,7 +55,7 @@ class LabelledPatches:
         generated_slide: the built-in slide, one that the pre-training did not see; the test slide is the next one.
         pretraining_hashes: gives the pixel hashes of what the pre-training saw, or None where that is unknown.
         pretraining_overlap: "forbid" refuses images that the pre-training saw, "allow" counts them.
-        **store: further arguments of PatchStore.
+        **store: further arguments of PatchStore, or functions that give them when :meth:`prepare` is called.
 
     Attributes (after :meth:`prepare`):
         classes: names, in the order of the label numbers.
@@ -76,6 +77,7 @@ class LabelledPatches:
         split_file: str | Path | None = None,
         label_fraction: float | None = None,
         labels_per_class: int | None = None,
+        judge_share: float = 0.0,
         validation_share: float = 0.2,
         class_names: list[str] | str | None = None,
         seed: int = 0,
@@ -85,6 +87,8 @@ class LabelledPatches:
         pretraining_overlap: str = "forbid",
         **store: Any,
     ) -> None:
+        if not 0 <= judge_share < 1:
+            raise ValueError(f"--judge_share is {judge_share}; it must be 0 or more, and below 1")
         if pretraining_overlap not in ("forbid", "allow"):
             raise ValueError(f"--pretraining_overlap is {pretraining_overlap!r}; it must be forbid or allow")
         for flag, value in (("label_fraction", label_fraction), ("labels_per_class", labels_per_class)):
@@ -100,6 +104,7 @@ class LabelledPatches:
         self.split_file = None if split_file is None else Path(split_file).expanduser()
         self.label_fraction = label_fraction
         self.labels_per_class = labels_per_class
+        self.judge_share = judge_share
         self.validation_share = validation_share
         self.class_names = class_names
         self.seed = seed
@@ -131,7 +136,9 @@ class LabelledPatches:
         self._notes = []
         paths = self._sources()
         # One store for both, so that what is in both is read once, and one list names all files that can't be read.
-        store = PatchStore(list(dict.fromkeys(paths)), self.patch_size, self.cache_dir, **self.store_arguments)
+        store = PatchStore(
+            list(dict.fromkeys(paths)), self.patch_size, self.cache_dir, **evaluated(self.store_arguments)
+        )
         store.prepare()
         dataset, *rest = (_Source(store, path) for path in paths)
         test = rest[0] if rest else None
@@ -158,10 +165,10 @@ class LabelledPatches:
         """Identity of what an adaptation learns from: size, stain, class names, pixels and classes in their order."""
         return fingerprint_rows(self.prepare(), self.parts["train"] + self.parts["validation"])
 
-    def part(self, name: str) -> LabelledPart:
+    def part(self, name: str, maximum: int | None = None) -> LabelledPart:
         """One part as a source of items, before or after :meth:`prepare`: "train", "validation", "unused", "test"; or
         "judge_training" or "judge_validation", into which "unused" is divided where it has each class twice or more."""
-        return LabelledPart(self, name)
+        return LabelledPart(self, name, maximum)
 
     def image(self, row: SplitRow) -> torch.Tensor:
         """uint8 RGB [3, S, S] of one of `rows`."""
@@ -195,22 +202,10 @@ class LabelledPatches:
         lines = [f"{name:{width}}" + "".join(f"{value:>12}" for value in values) for name, *values in table]
         return "\n".join([*lines, *self._notes, f"split: {self.split_path}"])
 
-    def require_batch(self, batch_size: int, stage: str) -> None:
-        """Raises ValueError where there are fewer training images than a batch of `stage` holds."""
-        count = len(self.part("train").prepare())
-        if count < batch_size:
-            raise ValueError(
-                f"{count} labelled images to train on are fewer than the batch of {batch_size}: give more labels, or "
-                f"lower --{stage}_batch_size"
-            )
-
-    def require_judged(self) -> None:
-        """Raises ValueError where there are no unused images for a judge."""
-        if not len(self.part("judge_training").prepare()):
-            raise ValueError(
-                "no labelled images are left for a judge: it needs two or more of each class that are not among the "
-                "labelled subset. Use fewer labels with --labels_per_class or --label_fraction"
-            )
+    @property
+    def judged(self) -> bool:
+        """Whether images are left for a judge: two or more of each class outside the labelled subset."""
+        return len(self.part("judge_training").prepare()) > 0
 
     def _sources(self) -> list[str]:
         """Path of the dataset and, where there is one, of the test set; writes the built-in patches."""
@@ -240,7 +235,15 @@ class LabelledPatches:
         if copies:
             self._notes.append(f"left out, the same pixels as another image of the class: {len(copies)}")
         of = {file: label for file, label in labels.of.items() if file not in copies}
-        labelled = choose_labelled(of, self.label_fraction, self.labels_per_class, self.seed)
+        fraction = self.label_fraction
+        if fraction is None and self.labels_per_class is None:
+            fraction = 1 - self.judge_share
+        try:
+            labelled = choose_labelled(of, fraction, self.labels_per_class, self.seed)
+        except ValueError as error:
+            if fraction == self.label_fraction:
+                raise
+            raise ValueError(f"{error} (a fraction of {fraction:g} is what --judge_share leaves)") from error
         validation = choose_validation({file: of[file] for file in labelled}, self.validation_share, self.seed)
         part_of = dict.fromkeys(of, "unused")
         part_of.update(dict.fromkeys(labelled, "train"))

@@ -18,24 +18,33 @@ JUDGE_PARTS = ("judge_training", "judge_validation")
 class LabelledPart:
     """One part of labelled patches, as a source for ItemDataset.
 
+    Args:
+        patches: a LabelledPatches.
+        part: name of the part.
+        maximum: at most so many images, evenly spaced over the classes; None for all.
+
     Attributes:
         labels: int array [N], places in `classes`; files: names within the dataset or test set; sha256: pixel hashes.
     """
 
-    def __init__(self, patches: Any, part: str) -> None:
+    def __init__(self, patches: Any, part: str, maximum: int | None = None) -> None:
         if part not in (*PARTS, *JUDGE_PARTS):
             raise ValueError(f"part {part!r} is unknown: use one of {', '.join((*PARTS, *JUDGE_PARTS))}")
         self.patches = patches
         self.part = part
+        self.maximum = maximum
 
     def prepare(self) -> LabelledPart:
         self.patches.prepare()
         return self
 
-    @property
+    @functools.cached_property
     def rows(self) -> list[SplitRow]:
         """The images, by class and file."""
-        return self.patches.prepare().parts[self.part]
+        rows = self.patches.prepare().parts[self.part]
+        if self.maximum is None or len(rows) <= self.maximum:
+            return rows
+        return [rows[place] for place in np.linspace(0, len(rows) - 1, self.maximum).round().astype(int)]
 
     @property
     def fingerprint(self) -> str:

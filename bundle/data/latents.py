@@ -58,6 +58,7 @@ class LatentCache:
         orientations: how many of the eight flips and rotations of each patch are cached, 1 to 8.
         batch_size: images encoded at once.
         part: name of the part.
+        maximum: at most so many patches of the part, evenly spaced; None for all.
         stain_copies: how many copies with varied stain are cached besides each patch as it is.
         density_scale: how much the copies vary, see `bundle.data.transforms.RandDensityd`.
     """
@@ -71,6 +72,7 @@ class LatentCache:
         orientations: int = 8,
         batch_size: int = 32,
         part: str = "training",
+        maximum: int | None = None,
         stain_copies: int = 0,
         density_scale: float = 0.5,
     ) -> None:
@@ -84,7 +86,7 @@ class LatentCache:
         self.device = torch.device(device)
         self.orientations = orientations
         self.batch_size = batch_size
-        self.part = patches.part(part)
+        self.part = patches.part(part) if maximum is None else patches.part(part, maximum)
         self.stain_copies = stain_copies
         self.stain = RandDensityd("image", 1.0, density_scale)
         self._latents: np.memmap | None = None
@@ -97,7 +99,7 @@ class LatentCache:
 
     def describe(self) -> list:
         """What the variants are, as plain data: it shapes every stage that learns from them."""
-        return [self.orientations, self.stain_copies, self.stain.scale]
+        return [self.orientations, self.stain_copies, self.stain.scale if self.stain_copies else None]
 
     def image(self, index: int) -> torch.Tensor:
         """uint8 [3, S, S]: the picture that item `index` is the latent of."""

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from bundle.data.generated import write_generated_patches
-from bundle.data.store import PatchStore
+from bundle.data.store import PatchStore, evaluated
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class TrainingPatches:
             write_generated_patches(
                 directory, range(self.generated_slides), self.generated_per_class, self.patch_size, self.seed
             )
-        store = PatchStore(directory, self.patch_size, self.cache_dir, **self.store_arguments).prepare()
+        store = PatchStore(directory, self.patch_size, self.cache_dir, **evaluated(self.store_arguments)).prepare()
         self.held_out = self.choose_held_out(store)
         if self.held_out.all() or not self.held_out.any():
             raise ValueError(

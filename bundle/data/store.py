@@ -291,6 +291,11 @@ class PatchStore:
         self.files = files
 
 
+def evaluated(arguments: dict[str, object]) -> dict[str, object]:
+    """Arguments of a PatchStore, with the results of those that are functions: facts that earlier artefacts hold."""
+    return {name: value() if callable(value) else value for name, value in arguments.items()}
+
+
 def _is_known(record: Record | None, item: Item, cached: bool) -> bool:
     """Whether what was recorded still holds: the file has not changed, and its pixels are there if they should be."""
     if record is None or (record.size, record.mtime_ns) != item[1:]:

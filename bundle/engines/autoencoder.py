@@ -139,6 +139,7 @@ class AutoencoderTrainer(StageTrainer):
             "autoencoder",
             self.autoencoder,
             patch_size=self.patches.patch_size,
+            normalise_stain=self.patches.store.normalise_stain,
             data_fingerprint=self.patches.fingerprint,
             steps=self.state.iteration,
         )

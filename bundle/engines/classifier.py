@@ -1,4 +1,4 @@
-"""What training a classifier on the labelled subset shares: averaging, validation, early stop; and classifiers of images.
+"""What training a classifier shares: averaging, validation, early stop; and classifiers of images.
 
 The auxiliary image classifier phi_img of HistoDiffusion's Eq. 5 and the judges differ only in network, pictures and
 what is measured at the end.
@@ -26,6 +26,8 @@ from bundle.networks.ema import ExponentialMovingAverage
 from bundle.pretrained import PretrainedModels
 
 logger = logging.getLogger(__name__)
+
+MEASURED_UNUSED = 2048
 
 
 class ClassifierTrainer(StageTrainer):
@@ -118,21 +120,18 @@ class ClassifierTrainer(StageTrainer):
     def start_from_pretraining(self) -> None:
         """Copies pre-trained weights into the fresh network, where there are any to start from."""
 
-    def before_first_step(self) -> None:
-        self.labelled.require_batch(self.data_loader.items_per_batch, self.stage)
-
     def stopped_early(self) -> bool:
         return self.best.exhausted
 
     def attach_handlers(self) -> None:
-        last = Events.ITERATION_COMPLETED(once=self.steps)
-        self.add_event_handler(Events.ITERATION_COMPLETED(every=self.validation_interval) | last, self.validate)
+        def due(engine: Any, step: int) -> bool:
+            return step % self.validation_interval == 0 or step == self.steps
+
+        self.add_event_handler(Events.ITERATION_COMPLETED(event_filter=due), self.validate)
         super().attach_handlers()
 
     def validate(self) -> None:
         """Measures the averaged weights; ends the training where they have stopped getting better."""
-        if self.state.iteration == self.best.step:  # the last step may be a validation step as well
-            return
         loss = self.validation_loss(self.averaged_network())
         self.best.update(loss, self.state.iteration, self.ema.weights)
         if self.best.exhausted:
@@ -162,6 +161,7 @@ class ClassifierTrainer(StageTrainer):
     def finish(self) -> None:
         network = self.averaged_network(self.best.weights)
         measured = self.measure(network)
+        self.folder.set_metrics("labelled", self.labelled.describe())
         self.folder.set_metrics(self.stage, {**measured, "best_step": self.best.step, **self.effort()})
         save_artefact(
             self.artefact_path,
@@ -206,7 +206,9 @@ class ImageClassifierTrainer(ClassifierTrainer):
 
     def predict(self, network: torch.nn.Module, part: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits and labels of one part of the labelled patches."""
-        loader = PartLoader(ItemDataset(self.labelled.part(part), self.preprocessing), self.batch_size)
+        # Of a large archive few labels may be in use; a few thousand of the others say what they would all say.
+        source = self.labelled.part(part, MEASURED_UNUSED if part == "unused" else None)
+        loader = PartLoader(ItemDataset(source, self.preprocessing), self.batch_size)
         return predict(lambda batch: network(batch["image"].to(self.state.device)), loader)
 
     def validation_loss(self, network: torch.nn.Module) -> float:

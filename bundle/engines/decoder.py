@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from monai.metrics import PSNRMetric, SSIMMetric
 
-from bundle.artefacts import build_from_definition, fingerprint, save_artefact
+from bundle.artefacts import fingerprint, read_artefact, save_artefact
 from bundle.data.labelled import LabelledPatches
 from bundle.data.latents import LatentCache
-from bundle.data.loader import ItemDataset, PartLoader
 from bundle.engines.autoencoder import last_layer, update_discriminator
 from bundle.engines.classifier import load_classifier
+from bundle.engines.schedules import warm_up_and_cool_down
 from bundle.engines.stage import StageTrainer
 from bundle.judge import Judge
 from bundle.losses import DecoderLoss
@@ -28,7 +28,11 @@ MEASURED_IMAGES = 512
 
 
 class LatentsWithImages:
-    """A latent cache's items with the picture that each is the latent of, in [-1, 1]."""
+    """A latent cache's items of unvaried stain, with the picture that each is the latent of, in [-1, 1].
+
+    Unvaried, because the few latent channels can't tell every hue from every other: a decoder that is to repeat all of
+    them repeats none well.
+    """
 
     def __init__(self, latents: LatentCache) -> None:
         self.latents = latents
@@ -38,7 +42,7 @@ class LatentsWithImages:
         return self
 
     def __len__(self) -> int:
-        return len(self.latents)
+        return len(self.latents.part) * self.latents.orientations
 
     def read(self, index: int) -> dict[str, Any]:
         return {**self.latents.read(index), "image": self.latents.image(index).float() / 127.5 - 1}
@@ -48,7 +52,7 @@ class LatentsWithImages:
 
 
 class DecoderTrainer(StageTrainer):
-    """Trains decoder and post-quantisation convolution on reconstruction, the adversarial term and CE(phi_img(x_hat), y).
+    """Trains decoder and post-quantisation convolution by Eq. 5.
 
     Encoder, diffusion model and phi_img stay as they are; that is checked by their hashes before and after.
 
@@ -58,6 +62,7 @@ class DecoderTrainer(StageTrainer):
         latents: posterior of the labelled training images, from the frozen encoder; filled once for all stages.
         labelled: the labelled patches.
         pretrained: the models of the pre-training.
+        cool_down: steps over which the learning rate falls to 0 at the end; it settles the shade of white.
         batch_size: images at once where nothing is trained.
         **stage: arguments of StageTrainer.
     """
@@ -72,6 +77,7 @@ class DecoderTrainer(StageTrainer):
         latents: LatentCache,
         labelled: LabelledPatches,
         pretrained: PretrainedModels,
+        cool_down: int = 0,
         batch_size: int = 32,
         **stage: Any,
     ) -> None:
@@ -82,10 +88,16 @@ class DecoderTrainer(StageTrainer):
         self.latents = latents
         self.labelled = labelled
         self.pretrained = pretrained
+        self.cool_down = cool_down
         self.batch_size = batch_size
 
-    def prepare(self) -> None:
+    def check(self) -> None:
         self.loss.reconstruction.perceptual.load()
+        if self.loss.reconstruction.adversarial_weight > 0:
+            self.pretrained.discriminator("cpu")
+
+    def prepare(self) -> None:
+        self.check()
         self.pretrained.prepare()
         self.labelled.prepare()
         device = self.state.device
@@ -93,7 +105,7 @@ class DecoderTrainer(StageTrainer):
             self.folder / "image_classifier.pt", "image_classifier", self.labelled.classes
         )
         self.classifier.to(device)
-        self.judge = Judge(self.folder.path, device, self.labelled.classes)
+        self.judge = Judge(self.folder.path, device, self.labelled.classes) if self.labelled.judged else None
         self.classifier_fingerprint = facts["fingerprint"]
         self.autoencoder = self.pretrained.autoencoder(device)
         self.trained = {
@@ -103,18 +115,26 @@ class DecoderTrainer(StageTrainer):
             tensor.requires_grad_(True)
         self.frozen_before = self.frozen_fingerprint()
         self.optimizer = self.make_optimizer(params=self.trained.values())
+        self.scheduler = warm_up_and_cool_down(self.optimizer, cool_down=self.cool_down, steps=self.steps)
         self.discriminator = None
         if self.loss.reconstruction.adversarial_weight > 0:
             self.discriminator = self.pretrained.discriminator(device)
             self.discriminator_optimizer = self.make_discriminator_optimizer(params=self.discriminator.parameters())
+            self.discriminator_scheduler = warm_up_and_cool_down(
+                self.discriminator_optimizer, cool_down=self.cool_down, steps=self.steps
+            )
 
     def before_first_step(self) -> None:
         self.latents.prepare()
 
     def state_objects(self) -> dict[str, Any]:
-        objects = {"autoencoder": self.autoencoder, "optimizer": self.optimizer}
+        objects = {"autoencoder": self.autoencoder, "optimizer": self.optimizer, "scheduler": self.scheduler}
         if self.discriminator is not None:
-            objects |= {"discriminator": self.discriminator, "discriminator_optimizer": self.discriminator_optimizer}
+            objects |= {
+                "discriminator": self.discriminator,
+                "discriminator_optimizer": self.discriminator_optimizer,
+                "discriminator_scheduler": self.discriminator_scheduler,
+            }
         return objects
 
     def identity(self) -> dict[str, Any]:
@@ -123,7 +143,8 @@ class DecoderTrainer(StageTrainer):
             "labelled data": self.labelled.fingerprint,
             "autoencoder": self.pretrained.fingerprint,
             "image classifier": self.classifier_fingerprint,
-            "latent variants": self.latents.describe(),
+            "orientations": self.latents.orientations,
+            "cool-down and steps": [self.cool_down, self.steps] if self.cool_down else None,
             "loss": self.loss.describe(),
             "optimiser": [self.make_optimizer.func.__name__, self.make_optimizer.keywords],
         }
@@ -133,7 +154,12 @@ class DecoderTrainer(StageTrainer):
         encoder = {
             name: tensor for name, tensor in self.autoencoder.state_dict().items() if not name.startswith(TRAINED)
         }
-        return {"encoder": fingerprint(encoder), "image classifier": fingerprint(self.classifier.state_dict())}
+        diffusion = read_artefact(self.pretrained.pretrained_dir / "diffusion.pt", "diffusion")
+        return {
+            "encoder": fingerprint(encoder),
+            "diffusion model": fingerprint(diffusion["weights"]),
+            "image classifier": fingerprint(self.classifier.state_dict()),
+        }
 
     def _iteration(self, engine: Any, batchdata: dict[str, torch.Tensor]) -> dict[str, float]:
         batch = {name: tensor.to(self.state.device, non_blocking=True) for name, tensor in batchdata.items()}
@@ -152,10 +178,12 @@ class DecoderTrainer(StageTrainer):
             self.discriminator,
         )
         self.optimizer.step()
+        self.scheduler.step()
         if self.discriminator is not None:
             terms["discriminator"] = update_discriminator(
                 self.discriminator, self.discriminator_optimizer, batch["image"], reconstruction.detach().float()
             )
+            self.discriminator_scheduler.step()
         return dict(zip(terms, torch.stack([term.float() for term in terms.values()]).tolist()))
 
     def finish(self) -> None:
@@ -211,9 +239,8 @@ class DecoderTrainer(StageTrainer):
 
     def images(self, part: str) -> tuple[torch.Tensor, torch.Tensor]:
         """At most `MEASURED_IMAGES` images of a part, evenly spaced, [N, 3, S, S] in [-1, 1], and their labels."""
-        source = self.labelled.part(part).prepare()
-        places = torch.linspace(0, len(source) - 1, min(len(source), MEASURED_IMAGES)).round().long().tolist()
-        items = [source.read(place) for place in places]
+        source = self.labelled.part(part, MEASURED_IMAGES).prepare()
+        items = [source.read(place) for place in range(len(source))]
         images = torch.stack([item["image"] for item in items]).float() / 127.5 - 1
         return images, torch.tensor([item["label"] for item in items])
 
@@ -231,8 +258,10 @@ class DecoderTrainer(StageTrainer):
             "perceptual_distance": round(distance.mean().item(), 5),
         }
 
-    def agreement(self, images: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
-        """The judge's accuracy by view."""
+    def agreement(self, images: torch.Tensor, labels: torch.Tensor) -> dict[str, float] | None:
+        """Share of images in which the judge sees the label, by view; None without a judge."""
+        if self.judge is None:
+            return None
         return {view: figures["accuracy"] for view, figures in self.judge.agreement(images, labels).items()}
 
 

@@ -15,6 +15,7 @@ import torch
 from bundle.artefacts import load_artefact, read_artefact, save_artefact
 from bundle.data.labelled import LabelledPatches
 from bundle.data.latents import LatentCache
+from bundle.diffusion.samplers import timestep_pairs
 from bundle.engines.diffusion import LatentDiffusionTrainer
 from bundle.engines.schedules import warm_up_and_cool_down
 from bundle.metrics.copies import copy_report
@@ -69,7 +70,7 @@ class MixedLatents:
         for source in self.sources[1:]:
             kept_apart = {
                 digest: file
-                for part in ("test", "unused")
+                for part in ("validation", "unused", "test")
                 for digest, file in zip(self.patches.part(part).sha256, self.patches.part(part).files)
             }
             store = source.patches.prepare().store
@@ -77,7 +78,7 @@ class MixedLatents:
                 if digest in kept_apart:
                     raise ValueError(
                         f"{file} of {source.patches.dataset_dir} is, pixel for pixel, {kept_apart[digest]}, which is "
-                        "kept for testing or judging: remove it from --target_dir or --pretraining_dir"
+                        "kept for validating, judging or testing: remove it from --target_dir or --pretraining_dir"
                     )
             source.prepare()
         self.labelled.prepare()
@@ -153,14 +154,17 @@ class DiffusionAdaptationTrainer(LatentDiffusionTrainer):
         self.labelled = labelled
         self.pretrained = pretrained
 
-    def prepare(self) -> None:
-        self.pretrained.prepare()
-        self.labelled.prepare()
+    def check(self) -> None:
+        timestep_pairs(self.pretrained.schedule().timesteps, self.sample_steps)
         if self.artefact_path.is_file() and "parent_fingerprint" not in read_artefact(self.artefact_path, "diffusion"):
             raise ValueError(
                 f"{self.artefact_path} is the pre-trained diffusion model, which this folder's other results may rest "
                 "on: give another --output_dir for an adapted one"
             )
+
+    def prepare(self) -> None:
+        self.labelled.prepare()
+        self.check()
         network, self.parent = load_artefact(self.pretrained.pretrained_dir / "diffusion.pt", "diffusion")
         self.parent.pop("raw_weights", None)
         self.diffusion = network.to(self.state.device)

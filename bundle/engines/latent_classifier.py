@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as functional
 
 from bundle.data.latents import LatentCache
-from bundle.diffusion.schedule import NoiseSchedule
 from bundle.engines.classifier import ClassifierTrainer
 from bundle.metrics.classification import summarise
 from bundle.randomness import ImageNoise, mix_seed
@@ -28,7 +27,7 @@ class LatentClassifierTrainer(ClassifierTrainer):
     Args:
         latents: posterior of the training images in all variants.
         measured: {part of the labelled patches: its latents as they are}; "validation" chooses the weights kept.
-        maximum_timestep: t is drawn uniformly below it; None for the schedule's T. Guidance outside is then not asked for.
+        maximum_timestep: t is drawn uniformly below it; None for the schedule's T. Guidance then keeps below it too.
         calibrate: whether to fit one temperature to the validation latents, by which guidance divides the logits.
         batch_size: latents at once where nothing is trained.
         **classifier: arguments of ClassifierTrainer.
@@ -52,15 +51,17 @@ class LatentClassifierTrainer(ClassifierTrainer):
         self.calibrate = calibrate
         self.batch_size = batch_size
 
+    def check(self) -> None:
+        timesteps = self.pretrained.schedule().timesteps
+        if self.maximum_timestep is not None and not 1 <= self.maximum_timestep <= timesteps:
+            flag = "--latent_classifier_maximum_timestep"
+            raise ValueError(f"{flag} is {self.maximum_timestep}; it must lie between 1 and {timesteps}")
+
     def prepare(self) -> None:
         super().prepare()
+        self.check()
         self.schedule = self.pretrained.schedule()
-        timesteps = self.schedule.timesteps
-        if self.maximum_timestep is not None and not 1 <= self.maximum_timestep <= timesteps:
-            raise ValueError(
-                f"--latent_classifier_maximum_timestep is {self.maximum_timestep}; it must lie between 1 and {timesteps}"
-            )
-        self.bound = self.maximum_timestep or timesteps
+        self.bound = self.maximum_timestep or self.schedule.timesteps
 
     def known(self) -> dict[str, Any]:
         return {
@@ -77,10 +78,10 @@ class LatentClassifierTrainer(ClassifierTrainer):
             "schedule": self.schedule.describe(),
             "latent variants": self.latents.describe(),
             "maximum timestep": self.bound,
+            "calibration": self.calibrate,
         }
 
     def before_first_step(self) -> None:
-        super().before_first_step()
         self.latents.prepare()
 
     def train_logits(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -144,7 +145,7 @@ class LatentClassifierTrainer(ClassifierTrainer):
             level=("chance", 1 / len(classes)),
             title="Accuracy of the latent classifier by noise level",
         )
-        images = {part: len(self.labelled.part(part).prepare()) for part in parts}
+        images = {part: len(self.measured[part].part) for part in parts}
         return {
             "validation_loss": round(self.best.loss, 4),
             "temperature": self.temperature,

@@ -91,6 +91,9 @@ class StageTrainer(Trainer):
         """Facts that must be the same for a checkpoint to be continued, as plain data."""
         raise NotImplementedError
 
+    def check(self) -> None:
+        """Refuses settings that only earlier artefacts show to be wrong, before the first of several stages runs."""
+
     def prepare(self) -> None:
         """What must be known before a checkpoint can be judged: the data, earlier artefacts."""
 
@@ -138,7 +141,7 @@ class StageTrainer(Trainer):
         if self.stopped_early():
             done = self.steps
         if self.finished(done):
-            logger.info(f"{self.stage}: all {self.steps} steps were done before; kept {self.artefact_path}")
+            logger.info(f"{self.stage}: finished before; kept {self.artefact_path}")
             return
         if done < self.steps:
             self.folder.save_config()
@@ -253,11 +256,17 @@ def run_stages(
 ) -> None:
     """Runs the stages one after the other in one folder, then says where the results are and what to run next.
 
-    A stage that a setting leaves out is None. All stages are built before the first one runs, so that a setting the second refuses is refused at once.
+    A stage that a setting leaves out is None. All are built and checked before the first runs, so that what the last
+    one refuses is refused at once.
     """
     folder.open()
     try:
-        for stage in filter(None, stages):
+        present = [stage for stage in stages if stage is not None]
+        if not present:
+            raise ValueError("nothing to run: a setting switches this part off, such as --diffusion_adaptation none")
+        for stage in present:
+            stage.check()
+        for stage in present:
             stage.run()
     finally:
         folder.close()

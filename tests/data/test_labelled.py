@@ -148,17 +148,30 @@ def test_the_fingerprint_is_of_what_is_learned_from(patches, data):
     assert patches(labels_per_class=4, run="name").fingerprint != first.fingerprint
 
 
-def test_too_few_images_for_a_batch_or_a_judge_are_refused(patches):
-    made = patches(labels_per_class=6)
-    made.require_batch(15, "image_classifier")
-    with pytest.raises(ValueError, match="15 labelled images.*batch of 16.*--image_classifier_batch_size"):
-        made.require_batch(16, "image_classifier")
-    with pytest.raises(ValueError, match="no labelled images are left for a judge.*--labels_per_class"):
-        made.require_judged()
+def test_a_judge_learns_from_what_nothing_else_uses(patches):
+    assert not patches(labels_per_class=6).judged
     judged = patches(labels_per_class=3, run="judged")
-    judged.require_judged()
+    assert judged.judged
     training, validation = (set(judged.part(f"judge_{name}").files) for name in ("training", "validation"))
     assert training | validation == set(judged.part("unused").files) and not training & validation
+
+
+def test_without_a_number_of_labels_a_share_is_left_for_the_judge(patches):
+    shared = patches(judge_share=0.5)
+    labelled, left = (sum(shared.counts()[part].values()) for part in ("train", "unused"))
+    labelled += sum(shared.counts()["validation"].values())
+    assert labelled == left and shared.judged
+    assert not patches(run="all").part("judge_training").rows
+    with pytest.raises(ValueError, match="--judge_share is 1"):
+        patches(judge_share=1, run="none")
+
+
+def test_a_part_may_be_limited_evenly_over_its_classes(patches):
+    made = patches(labels_per_class=4)
+    whole, few = made.part("test"), made.part("test", 3)
+    assert len(few) == 3 and set(few.labels) == set(whole.labels) and set(few.files) <= set(whole.files)
+    assert len(made.part("test", 1000)) == len(whole)
+    assert few.fingerprint != whole.fingerprint
 
 
 # Archives

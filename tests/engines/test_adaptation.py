@@ -73,7 +73,10 @@ def test_only_the_decoder_is_trained(pretrained, adapted):
     encoder = {name: tensor for name, tensor in before.items() if name not in after}
     unchanged = json.loads((adapted / "metrics.json").read_text())["decoder"]["unchanged"]
     assert unchanged["encoder"] == fingerprint(encoder)
-    assert unchanged["image classifier"] == read_artefact(adapted / "image_classifier.pt", "image_classifier")["fingerprint"]
+    assert (
+        unchanged["image classifier"]
+        == read_artefact(adapted / "image_classifier.pt", "image_classifier")["fingerprint"]
+    )
 
 
 def test_a_changed_encoder_is_noticed(pretrained, adapted, workflow, tmp_path):
@@ -214,7 +217,11 @@ def damaged(pretrained, tmp_path, kind, **facts):
 @pytest.mark.parametrize(
     "kind, facts, message",
     [
-        ("diffusion", {"latent_scale": 7.0}, "the latent scale differs: .*autoencoder.pt has .*, .*diffusion.pt has 7.0"),
+        (
+            "diffusion",
+            {"latent_scale": 7.0},
+            "the latent scale differs: .*autoencoder.pt has .*, .*diffusion.pt has 7.0",
+        ),
         ("diffusion", {"patch_size": 64}, "the patch size differs: .* has 32, .* has 64"),
         ("diffusion", {"autoencoder_fingerprint": "abc"}, "the autoencoder differs"),
         ("diffusion", {"definition": {"in_channels": 4}}, "the number of latent channels differs: .* has 3, .* has 4"),
@@ -334,4 +341,43 @@ def test_tiles_kept_for_the_judge_may_not_adapt_the_diffusion_model(pretrained, 
     settings = {"output_dir": str(folder), "pretrained_dir": str(pretrained), "diffusion_adaptation": "full"}
     with pytest.raises(RuntimeError) as caught:
         workflow("adapt.json", **settings, target_dir=str(folder / "cache" / "generated_labelled")).run()
-    assert "is kept for testing or judging" in str(root_cause(caught.value)).replace("which is kept", "is kept")
+    assert "is kept for validating, judging or testing" in str(root_cause(caught.value))
+
+
+def test_without_tiles_for_a_judge_all_else_is_done_and_said(pretrained, workflow, tmp_path):
+    settings = {"output_dir": str(tmp_path / "run"), "pretrained_dir": str(pretrained), "labels_per_class": 10}
+    workflow("adapt.json", **settings).run()
+    assert not list((tmp_path / "run").glob("judge_*"))
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["decoder"]["same_slides"]["after"]["agreement"] is None
+    assert (tmp_path / "run" / "latent_classifier.pt").is_file()
+
+
+@pytest.mark.parametrize("flag, value", [("latent_classifier_maximum_timestep", 1001), ("num_inference_steps", 1001)])
+def test_numbers_beyond_the_schedule_are_refused_before_anything_is_trained(
+    pretrained, workflow, tmp_path, flag, value
+):
+    settings = {"output_dir": str(tmp_path / "run"), "pretrained_dir": str(pretrained), flag: value}
+    with pytest.raises(RuntimeError) as caught:
+        workflow("adapt.json", **settings, diffusion_adaptation="full").run()
+    assert f"{flag} is {value}" in str(root_cause(caught.value))
+    assert not list((tmp_path / "run").glob("*classifier*"))
+
+
+def test_patches_are_prepared_as_the_pretraining_was(pretrained, workflow, tmp_path):
+    folder = damaged(pretrained, tmp_path, "autoencoder", normalise_stain=True)
+    made = workflow("adapt.json", output_dir=str(tmp_path / "out"), pretrained_dir=str(folder))
+    assert made.parser.get_parsed_content("labelled").prepare().store.normalise_stain is True
+
+
+def test_last_step_is_validated_once(pretrained, adapted, workflow, tmp_path, monkeypatch):
+    from bundle.engines.classifier import ImageClassifierTrainer
+
+    steps = []
+    monkeypatch.setattr(
+        ImageClassifierTrainer, "validation_loss", lambda self, network: steps.append(self.state.iteration) or 1.0
+    )
+    folder = copy(adapted, tmp_path, without=["image_classifier"])
+    settings = {"output_dir": str(folder), "pretrained_dir": str(pretrained), "image_classifier_steps": 5}
+    workflow("adapt.json", **settings).parser.get_parsed_content("image_classification#trainer").run()
+    assert steps == [2, 4, 5]

@@ -139,3 +139,115 @@ def test_cached_latents_are_the_encoders_in_every_orientation(pretrained, workfl
             item = cache.read(place)
             np.testing.assert_allclose(item["mean"], mean[0].numpy(), rtol=2e-3, atol=2e-3)
             np.testing.assert_allclose(item["std"], std[0].numpy(), rtol=2e-3, atol=2e-3)
+
+
+class FewPatches:
+    """Four labelled patches, the upper half of each empty glass: what LatentCache needs of labelled patches."""
+
+    labels = np.array([2, 0, 1, 1])
+    fingerprint = "few patches"
+
+    def part(self, name):
+        return self
+
+    def prepare(self):
+        return self
+
+    def __len__(self):
+        return 4
+
+    def read(self, index):
+        # The last two are the same picture.
+        pixels = np.random.default_rng(min(index, 2)).integers(40, 220, (3, 32, 32), np.uint8)
+        pixels[:, :16] = 255
+        return {"image": torch.from_numpy(pixels), "label": int(self.labels[index])}
+
+
+def stained(folder, autoencoder_file="none.pt", **settings):
+    settings = {"orientations": 2, "stain_copies": 2, "density_scale": 0.4, **settings}
+    return LatentCache(FewPatches(), autoencoder_file, folder, "cpu", **settings)
+
+
+def test_variants_are_the_orientations_as_it_is_then_of_each_stain_copy(tmp_path):
+    cache, patches = stained(tmp_path), FewPatches()
+    assert cache.variants == 6
+    for place in range(4):
+        plain, turned, first, first_turned, second, second_turned = (
+            cache.image(variant * 4 + place) for variant in range(6)
+        )
+        assert plain.dtype == torch.uint8 and torch.equal(plain, patches.read(place)["image"])
+        for upright, other in ((plain, turned), (first, first_turned), (second, second_turned)):
+            assert torch.equal(other, torch.rot90(upright, 1, (-2, -1)))
+        for copy in (first, second):
+            assert (copy[:, :16] == 255).all(), "empty glass was stained"
+        factors = density_factors(plain, first) + density_factors(plain, second)
+        assert all(0.59 < factor < 1.41 for factor in factors)
+        assert max(factors) - min(factors) > 0.1, "neither copy nor channel is varied"
+        assert np.abs(np.subtract(factors[:3], factors[3:])).max() > 0.02, "both copies are varied alike"
+    # The same picture at two places isn't varied alike.
+    assert torch.equal(cache.image(2), cache.image(3)) and not torch.equal(cache.image(8 + 2), cache.image(8 + 3))
+
+
+def density_factors(plain, copy):
+    """By what factor each channel's optical density differs; that this is all the difference there is, but rounding."""
+    before, after = (-np.log((picture.numpy().reshape(3, -1).astype(float) + 1) / 256) for picture in (plain, copy))
+    factors = (before * after).sum(1) / (before**2).sum(1)
+    expected = 256 * np.exp(-factors[:, None] * before) - 1
+    assert np.abs(expected - copy.numpy().reshape(3, -1)).max() < 1.0
+    return factors.tolist()
+
+
+def test_stain_copies_are_the_same_whenever_and_in_whatever_order_they_are_made(tmp_path):
+    first, again = stained(tmp_path / "first"), stained(tmp_path / "again")
+    pictures = [first.image(index) for index in range(24)]
+    np.random.seed(5)
+    assert all(torch.equal(again.image(index), pictures[index]) for index in reversed(range(24)))
+
+
+def test_cached_latents_of_a_stain_copy_are_the_encoders(pretrained, tmp_path):
+    cache = stained(tmp_path, pretrained / "autoencoder.pt", batch_size=5).prepare()
+    autoencoder, _ = load_artefact(pretrained / "autoencoder.pt", "autoencoder")
+    assert len(cache) == 24
+    for index in range(24):
+        with torch.no_grad():
+            mean, std = autoencoder.encode(cache.image(index)[None].float() / 127.5 - 1)
+        item = cache.read(index)
+        np.testing.assert_allclose(item["mean"], mean[0].numpy(), rtol=2e-3, atol=2e-3)
+        np.testing.assert_allclose(item["std"], std[0].numpy(), rtol=2e-3, atol=2e-3)
+        assert item["label"] == FewPatches.labels[index % 4]
+    # The copies' latents differ by more than half precision, so that the comparison above tells them apart.
+    assert np.abs(cache.read(0)["mean"] - cache.read(8)["mean"]).max() > 0.01
+    means, labels = cache.means()
+    assert labels.tolist() == [2, 0, 1, 1]
+    np.testing.assert_array_equal(means[3].numpy(), cache.read(3)["mean"])
+
+
+def test_stain_copies_belong_to_their_patch_in_a_real_run(pretrained, adapted, workflow):
+    made = workflow("adapt.json", output_dir=str(adapted), pretrained_dir=str(pretrained))
+    cache, part = (made.parser.get_parsed_content("latents").prepare(), made.parser.get_parsed_content("labelled"))
+    part = part.part("train")
+    autoencoder, _ = load_artefact(adapted / "autoencoder.pt", "autoencoder")
+    assert len(cache) == 4 * len(part) > 0  # two orientations, as it is and once varied
+    for index in (1, 2 * len(part) + 1, 4 * len(part) - 1):
+        with torch.no_grad():
+            mean, _ = autoencoder.encode(cache.image(index)[None].float() / 127.5 - 1)
+        np.testing.assert_allclose(cache.read(index)["mean"], mean[0].numpy(), rtol=2e-3, atol=2e-3)
+        assert cache.read(index)["label"] == part.labels[index % len(part)]
+
+
+def test_each_stain_setting_has_its_own_cache(pretrained, tmp_path):
+    def folders(**settings):
+        stained(tmp_path, pretrained / "autoencoder.pt", **settings).prepare()
+        return len(list(tmp_path.glob("latents_*")))
+
+    assert folders() == folders() == 1
+    assert folders(density_scale=0.2) == 2
+    assert folders(stain_copies=1) == 3
+    assert folders(orientations=1) == 4
+    # Without copies there is no stain to vary.
+    assert folders(stain_copies=0) == folders(stain_copies=0, density_scale=0.2) == 5
+
+
+def test_negative_stain_copies_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="--latent_stain_copies is -1; it must be 0 or more"):
+        stained(tmp_path, stain_copies=-1)

@@ -1,0 +1,296 @@
+"""Each setting of the adaptation does what it says, and what is no setting, or no number, is refused at once."""
+
+import json
+
+import pytest
+from helpers import root_cause
+from monai.bundle import ConfigWorkflow
+
+# Under these every component of the config is there, so that each flag has something to change.
+EVERYTHING = {
+    "pretrained_dir": "pretraining",
+    "labels_per_class": None,
+    "diffusion_adaptation": "full",
+    "target_dir": "/target",
+    "pretraining_dir": "/patches",
+}
+
+
+def image(w):
+    return w("image_classification#trainer")
+
+
+def judges(w):
+    return w("judging")
+
+
+def decoder(w):
+    return w("decoding#trainer")
+
+
+def latent(w):
+    return w("latent_classification#trainer")
+
+
+def diffusion(w):
+    return w("diffusion_adapting#trainer")
+
+
+def trainers(w):
+    return [image(w), *judges(w), decoder(w), latent(w), diffusion(w)]
+
+
+def classifiers(w):
+    return [image(w), *judges(w), latent(w)]
+
+
+def caches(w):
+    return [w("latents"), *w("measured_latents").values(), w("target_latents"), w("pretraining_latents")]
+
+
+def patches(w):
+    return [w("labelled"), w("target_latents").patches, w("pretraining_latents").patches]
+
+
+def stores(w, name):
+    return [part.store_arguments[name] for part in patches(w)]
+
+
+def stains(w):
+    """What varies stain at random while classifiers of images are trained."""
+    return [trainer.data_loader.dataset.transform.transforms[0] for trainer in (image(w), *judges(w))]
+
+
+def recorded_stains(w, place):
+    return [trainer.settings["stain variation"][place] for trainer in (image(w), *judges(w))]
+
+
+def loaders(w):
+    sections = ("image_classification", "decoding", "latent_classification", "diffusion_adapting")
+    return [w(f"{section}#dataloader") for section in sections]
+
+
+def seeds(w):
+    return [trainer.data_loader.step_sampler.seed for trainer in trainers(w)]
+
+
+def all_are(values, expected):
+    values = list(values)
+    return len(values) > 0 and all(value == expected for value in values)
+
+
+def optimizer(trainer, name="lr"):
+    return trainer.make_optimizer.keywords[name]
+
+
+def shape(trainer, name):
+    return trainer.architecture.keywords[name]
+
+
+def shapes(w, name):
+    """A setting of all networks with an attention pool."""
+    architectures = [image(w).architecture, w("half_unet_architecture"), w("encoder_trunk_architecture")]
+    return [architecture.keywords[name] for architecture in architectures]
+
+
+def encoders(w):
+    return [str(cache.autoencoder_file) for cache in caches(w)]
+
+
+# Each setting a user may change, another value for it, and what then must have changed.
+FLAGS = [
+    ("dataset_dir", "/some/where", lambda w: w("labelled").dataset_dir == "/some/where"),
+    ("test_dir", "/some/where", lambda w: w("labelled").test_dir == "/some/where"),
+    ("pretrained_dir", "elsewhere", lambda w: str(w("pretrained").pretrained_dir) == "elsewhere"),
+    ("output_dir", "elsewhere", lambda w: str(w("folder").path) == "elsewhere"),
+    ("output_dir", "elsewhere", lambda w: str(w("labelled").split_path) == "elsewhere/split.csv"),
+    ("output_dir", "elsewhere", lambda w: all_are(encoders(w), "elsewhere/autoencoder.pt")),
+    ("output_dir", "elsewhere", lambda w: image(w).handlers[1].keywords["log_dir"].startswith("elsewhere/")),
+    ("cache_dir", "elsewhere", lambda w: all_are((str(p.cache_dir) for p in caches(w) + patches(w)), "elsewhere")),
+    ("device", "cpu:0", lambda w: all_are((str(trainer.state.device) for trainer in trainers(w)), "cpu:0")),
+    ("device", "cpu:0", lambda w: all_are((str(cache.device) for cache in caches(w)), "cpu:0")),
+    ("precision", "bf16", lambda w: all_are((str(t.autocast_dtype) for t in trainers(w)), "torch.bfloat16")),
+    ("seed", 70, lambda w: [trainer.seed for trainer in trainers(w)] == [70, 71, 71, 71, 70, 70, 70]),
+    ("seed", 70, lambda w: seeds(w) == [70, 71, 71, 71, 72, 73, 74]),
+    ("seed", 70, lambda w: all_are((part.seed for part in patches(w)), 70)),
+    ("split_file", "my.csv", lambda w: str(w("labelled").split_file) == "my.csv"),
+    ("label_fraction", 0.3, lambda w: w("labelled").label_fraction == 0.3),
+    ("labels_per_class", 6, lambda w: w("labelled").labels_per_class == 6),
+    ("class_names", ["ADI", "LYM"], lambda w: w("labelled").class_names == ["ADI", "LYM"]),
+    ("validation_share", 0.4, lambda w: w("labelled").validation_share == 0.4),
+    ("pretraining_overlap", "allow", lambda w: w("labelled").pretraining_overlap == "allow"),
+    ("maximum_rejected_share", 0.5, lambda w: all_are(stores(w, "maximum_rejected_share"), 0.5)),
+    ("cache_gigabytes", 1, lambda w: all_are(stores(w, "cache_gigabytes"), 1)),
+    ("judge_share", 0.5, lambda w: w("labelled").judge_share == 0.5),
+    ("generated_per_class", 12, lambda w: w("labelled").generated_per_class == 12),
+    ("generated_slide", 9, lambda w: w("labelled").generated_slide == 9),
+    ("num_workers", 2, lambda w: all_are((loader.num_workers for loader in loaders(w)), 2)),
+    ("density_probability", 0.5, lambda w: all_are((stain.prob for stain in stains(w)), 0.5)),
+    ("density_probability", 0.5, lambda w: all_are(recorded_stains(w, 0), 0.5)),
+    ("density_scale", 0.15, lambda w: all_are((stain.scale for stain in [*stains(w), w("latents").stain]), 0.15)),
+    ("density_scale", 0.15, lambda w: all_are(recorded_stains(w, 1), 0.15)),
+    ("latent_orientations", 4, lambda w: [cache.orientations for cache in caches(w)] == [4, 1, 1, 1, 4, 4]),
+    ("latent_stain_copies", 3, lambda w: [cache.stain_copies for cache in caches(w)] == [3, 0, 0, 0, 0, 0]),
+    ("classifier_ema_decay", 0.5, lambda w: all_are((part.ema_decay for part in (image(w), *judges(w))), 0.5)),
+    ("validation_interval", 3, lambda w: all_are((part.validation_interval for part in classifiers(w)), 3)),
+    ("patience", 3, lambda w: all_are((trainer.best.patience for trainer in classifiers(w)), 3)),
+    ("patience", None, lambda w: all_are((trainer.best.patience for trainer in classifiers(w)), None)),
+    ("image_classifier_steps", 9, lambda w: image(w).steps == image(w).data_loader.step_sampler.steps == 9),
+    ("image_classifier_batch_size", 6, lambda w: image(w).data_loader.items_per_batch == 6),
+    ("image_classifier_learning_rate", 1e-5, lambda w: optimizer(image(w)) == 1e-5),
+    ("image_classifier_extra_channels", [32, 64], lambda w: shape(image(w), "extra_channels") == [32, 64]),
+    ("image_classifier_dropout", 0.3, lambda w: shape(image(w), "dropout") == 0.3),
+    ("judge_steps", 9, lambda w: all_are((judge.steps for judge in judges(w)), 9)),
+    ("judge_steps", 9, lambda w: all_are((judge.data_loader.step_sampler.steps for judge in judges(w)), 9)),
+    ("judge_batch_size", 6, lambda w: all_are((judge.data_loader.items_per_batch for judge in judges(w)), 6)),
+    ("judge_channels", [4] * 4, lambda w: all_are((shape(judge, "block_inplanes") for judge in judges(w)), [4] * 4)),
+    ("judge_learning_rate", 1e-5, lambda w: all_are(map(optimizer, judges(w)), 1e-5)),
+    ("decoder_steps", 9, lambda w: decoder(w).steps == decoder(w).data_loader.step_sampler.steps == 9),
+    ("decoder_batch_size", 6, lambda w: decoder(w).data_loader.items_per_batch == 6),
+    ("decoder_learning_rate", 1e-5, lambda w: optimizer(decoder(w)) == 1e-5),
+    ("decoder_learning_rate", 1e-5, lambda w: decoder(w).make_discriminator_optimizer.keywords["lr"] == 1e-5),
+    ("ce_weight", 0.5, lambda w: decoder(w).loss.ce_weight == 0.5),
+    ("ce_balance", "fixed", lambda w: decoder(w).loss.balance == "fixed"),
+    ("decoder_cool_down", 1, lambda w: decoder(w).cool_down == 1),
+    ("perceptual_network", "resnet18", lambda w: decoder(w).loss.reconstruction.perceptual.network == "resnet18"),
+    ("perceptual_weights", "w.pt", lambda w: decoder(w).loss.reconstruction.perceptual.weights == "w.pt"),
+    ("perceptual_weight", 0.3, lambda w: decoder(w).loss.reconstruction.perceptual_weight == 0.3),
+    ("adversarial_weight", 0.1, lambda w: decoder(w).loss.reconstruction.adversarial_weight == 0.1),
+    ("latent_classifier_trunk", "encoder", lambda w: latent(w).architecture.func.__name__ == "EncoderClassifier"),
+    ("latent_classifier_steps", 9, lambda w: latent(w).steps == latent(w).data_loader.step_sampler.steps == 9),
+    ("latent_classifier_batch_size", 6, lambda w: latent(w).data_loader.items_per_batch == 6),
+    ("latent_classifier_channels", [16, 32], lambda w: shape(latent(w), "channels") == [16, 32]),
+    ("latent_classifier_attention", [True] * 2, lambda w: shape(latent(w), "attention_levels") == [True] * 2),
+    ("latent_classifier_residual_blocks", 2, lambda w: shape(latent(w), "num_res_blocks") == 2),
+    (
+        "latent_classifier_extra_channels",
+        [64],
+        lambda w: w("encoder_trunk_architecture").keywords["extra_channels"] == [64],
+    ),
+    ("latent_classifier_learning_rate", 1e-5, lambda w: optimizer(latent(w)) == 1e-5),
+    ("latent_classifier_weight_decay", 0.01, lambda w: optimizer(latent(w), "weight_decay") == 0.01),
+    ("latent_classifier_dropout", 0.3, lambda w: shape(latent(w), "dropout") == 0.3),
+    ("latent_classifier_dropout", 0.3, lambda w: w("encoder_trunk_architecture").keywords["dropout"] == 0.3),
+    ("latent_classifier_ema_decay", 0.5, lambda w: latent(w).ema_decay == 0.5),
+    ("latent_classifier_maximum_timestep", 500, lambda w: latent(w).maximum_timestep == 500),
+    ("calibrate_temperature", True, lambda w: latent(w).calibrate is True),
+    ("classifier_head_channels", 16, lambda w: all_are(shapes(w, "head_channels"), 16)),
+    ("classifier_norm_groups", 4, lambda w: all_are(shapes(w, "norm_groups"), 4)),
+    ("classifier_norm_groups", 4, lambda w: all_are((shape(j, "norm")[1]["num_groups"] for j in judges(w)), 4)),
+    ("diffusion_adaptation", "low_rank", lambda w: diffusion(w).method == "low_rank"),
+    ("diffusion_adaptation", "none", lambda w: diffusion(w) is None and not w("pretrained").adapts_diffusion),
+    ("low_rank", 3, lambda w: diffusion(w).rank == 3),
+    ("target_dir", "/other", lambda w: diffusion(w).latents.unlabelled.patches.dataset_dir == "/other"),
+    ("target_dir", None, lambda w: diffusion(w).latents.unlabelled is None),
+    ("pretraining_dir", "/other", lambda w: diffusion(w).latents.pretraining.patches.dataset_dir == "/other"),
+    ("pretraining_dir", None, lambda w: diffusion(w).latents.pretraining is None),
+    ("pretraining_share", 0.25, lambda w: diffusion(w).latents.pretraining_share == 0.25),
+    ("diffusion_steps", 9, lambda w: diffusion(w).steps == diffusion(w).data_loader.step_sampler.steps == 9),
+    ("diffusion_batch_size", 6, lambda w: diffusion(w).data_loader.items_per_batch == 6),
+    ("diffusion_learning_rate", 1e-5, lambda w: optimizer(diffusion(w)) == 1e-5),
+    ("diffusion_warm_up", 7, lambda w: diffusion(w).warm_up == 7),
+    ("diffusion_ema_decay", 0.5, lambda w: diffusion(w).ema_decay == 0.5),
+    ("maximum_gradient_norm", 0.5, lambda w: diffusion(w).maximum_gradient_norm == 0.5),
+    ("num_inference_steps", 3, lambda w: diffusion(w).sample_steps == 3),
+    ("eta", 0.5, lambda w: diffusion(w).sample_eta == 0.5),
+    ("inference_batch_size", 5, lambda w: all_are((part.batch_size for part in caches(w) + trainers(w)), 5)),
+    ("checkpoint_interval", 3, lambda w: all_are((trainer.checkpoint_interval for trainer in trainers(w)), 3)),
+    (
+        "mlflow_tracking_uri",
+        "file:///x",
+        lambda w: all_are((trainer.handlers[-1].keywords.get("tracking_uri") for trainer in trainers(w)), "file:///x"),
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def content(workflow, tmp_path_factory):
+    """What the config makes of flags given besides those that fill every place."""
+    folder = tmp_path_factory.mktemp("flags")
+
+    def make(**flags):
+        return workflow("adapt.json", **{"output_dir": str(folder), **EVERYTHING, **flags}).parser.get_parsed_content
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def untouched(content):
+    return content()
+
+
+@pytest.mark.parametrize(
+    "flag, value, changed", FLAGS, ids=[f"{flag}-{number}" for number, (flag, *_) in enumerate(FLAGS)]
+)
+def test_each_flag_changes_what_it_says(content, untouched, flag, value, changed):
+    assert not changed(untouched), "it is so without the flag"
+    assert changed(content(**{flag: value}))
+
+
+def test_every_setting_has_its_flag_test(bundle_root):
+    from bundle.workflow import is_setting
+
+    config = json.loads((bundle_root / "configs" / "adapt.json").read_text())
+    not_for_users = {"description", "bundle_root", "demo", "next_command", "training"}
+    settings = {name for name, value in config.items() if is_setting(value)} - not_for_users
+    assert settings == {flag for flag, *_ in FLAGS}
+
+
+def test_without_data_the_demo_budget_holds_and_flags_still_win(bundle_root, tmp_path):
+    demo = json.loads((bundle_root / "configs" / "demo_adapt.json").read_text())
+    file = str(bundle_root / "configs" / "adapt.json")
+
+    def settings(**given):
+        made = ConfigWorkflow(config_file=file, output_dir=str(tmp_path), **given)
+        made.initialize()
+        return {name: made.parser.get_parsed_content(name) for name in demo}
+
+    assert settings() == demo
+    given = {"decoder_steps": 3, "perceptual_network": "lpips"}
+    assert settings(**given) == {**demo, **given}
+    # Another way to say how many labels are used replaces the demo's.
+    for other in ({"label_fraction": 0.5}, {"split_file": "my.csv"}):
+        assert settings(**other) == {**demo, "labels_per_class": None}
+    real = settings(dataset_dir="/some/where")
+    assert real["perceptual_network"] == "lpips" and real["labels_per_class"] is None
+    assert all(real[name] > demo[name] for name in demo if name.endswith("_steps"))
+    assert list(tmp_path.iterdir()) == []
+
+
+COUNTS = [
+    "image_classifier_steps", "image_classifier_batch_size", "decoder_steps", "decoder_batch_size",
+    "latent_classifier_steps", "latent_classifier_batch_size", "judge_steps", "judge_batch_size", "diffusion_steps",
+    "diffusion_batch_size", "inference_batch_size", "num_inference_steps", "checkpoint_interval",
+    "validation_interval", "low_rank",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "flag, value",
+    [(flag, 0) for flag in COUNTS] + [("decoder_steps", value) for value in (-1, True, "many", 2.5, None)],
+)
+def test_a_number_of_things_that_is_none_is_refused_at_once(workflow, tmp_path, flag, value):
+    with pytest.raises(RuntimeError) as caught:
+        workflow("adapt.json", output_dir=str(tmp_path / "out"), **{flag: value})
+    assert str(root_cause(caught.value)) == f"--{flag} is {value!r}; it must be an integer of at least 1"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "flag, meant",
+    [
+        ("decoder_step", "decoder_steps"),
+        ("label_per_class", "labels_per_class"),
+        ("pretraineddir", "pretrained_dir"),
+        ("patch_size", None),  # the pre-training's, not this config's
+        ("decoding#trianer", "decoding::trainer"),
+    ],
+)
+def test_unknown_flags_are_refused_with_a_hint(workflow, tmp_path, flag, meant):
+    with pytest.raises(RuntimeError) as caught:
+        workflow("adapt.json", output_dir=str(tmp_path / "out"), **{flag: 5})
+    message = str(root_cause(caught.value))
+    assert f"--{flag}".replace("#", "::") in message
+    if meant is not None:
+        assert f"did you mean --{meant}?" in message
+    assert list(tmp_path.iterdir()) == []
