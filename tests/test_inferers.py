@@ -1,5 +1,7 @@
 """Guided synthesis as an inferer: what an image depends on, and handlers in engines of the user's own."""
 
+import re
+
 import pytest
 import torch
 from ignite.engine import Engine, Events
@@ -199,3 +201,19 @@ def test_in_a_plain_engine_of_the_users_own(models, tmp_path, epoch_level):
     assert [what is not None for what in seen] == ([False] * 6 if epoch_level else [False] * 2 + [True] * 4)
     assert len(list(tmp_path.rglob("*.png"))) == 4
     assert drawn == run()[1], "the engine's random numbers must stay as they were"
+
+
+def test_the_readmes_lines_work(adapted, bundle_root, tmp_path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "adapt").symlink_to(adapted)
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (bundle_root / "README.md").read_text(), re.DOTALL)
+    block, with_a_trainer = (block for block in blocks if "models/pretrain" not in block)
+    trainer = Engine(lambda engine, batch: None)
+    found = {"trainer": trainer}
+    exec(block + with_a_trainer, found)
+    assert found["patches"].shape == (3, 3, 32, 32) and 0 <= found["agreement"] <= 1
+    assert found["on_real_tiles"]["held_out_slides"]["accuracy"] >= 0
+    found["inferer"].num_inference_steps = 2
+    trainer.run([0], max_epochs=5)
+    assert trainer.state.synthetic["image"].shape == (36, 3, 32, 32) and len(trainer.state.synthetic["class"]) == 36
