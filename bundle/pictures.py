@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image, ImageDraw, ImageFont
 
 from bundle.data.marks import TRAINED_ALGORITHMIC_MEDIA, save_marked_png
 from bundle.files import write_atomically
@@ -41,6 +43,28 @@ def save_grid(
     if synthetic is not None:
         save_marked_png(path, sheet, TRAINED_ALGORITHMIC_MEDIA, synthetic)
     else:
-        from PIL import Image
-
         write_atomically(path, lambda temporary: Image.fromarray(sheet).save(temporary))
+
+
+def save_labelled_grid(
+    path: str | Path, images: np.ndarray, rows: Sequence[str], columns: Sequence[str], synthetic: dict[str, str]
+) -> None:
+    """Saves images as one PNG marked as synthetic, with names at the left of the rows and above the columns.
+
+    Args:
+        images: uint8 [rows * columns, H, W, 3], row by row.
+        rows, columns: their names.
+        synthetic: what made them, see :func:`save_grid`.
+    """
+    zoom, gap = max(1, 128 // images.shape[1]), 2
+    height, width = ((side + gap) * zoom for side in images.shape[1:3])
+    font = ImageFont.load_default(size=16)
+    left, top = max(int(font.getlength(name)) for name in rows) + 12, 26
+    sheet = Image.new("RGB", (left + len(columns) * width, top + len(rows) * height), "white")
+    sheet.paste(Image.fromarray(tile(images, len(columns), gap, zoom)), (left, top))
+    draw = ImageDraw.Draw(sheet)
+    for number, name in enumerate(rows):
+        draw.text((left - 6, top + (number + 0.5) * height), name, "black", font, anchor="rm")
+    for number, name in enumerate(columns):
+        draw.text((left + (number + 0.5) * width, top / 2), name, "black", font, anchor="mm")
+    save_marked_png(path, np.asarray(sheet), TRAINED_ALGORITHMIC_MEDIA, synthetic)

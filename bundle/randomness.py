@@ -29,7 +29,7 @@ class ImageNoise:
 
     def __init__(self, seeds: list[int], device: torch.device | str = "cpu") -> None:
         self.generators = [torch.Generator().manual_seed(mix_seed(seed)) for seed in seeds]
-        self.device = device
+        self.device = torch.device(device)
 
     def __len__(self) -> int:
         return len(self.generators)
@@ -37,4 +37,7 @@ class ImageNoise:
     def __call__(self, shape: tuple[int, ...]) -> torch.Tensor:
         """Noise of a shape [number of seeds, ...]."""
         noise = [torch.randn(shape[1:], generator=generator) for generator in self.generators]
-        return torch.stack(noise).to(self.device)
+        drawn = torch.stack(noise)
+        if self.device.type == "cuda":  # from pinned memory the copy does not wait for what the GPU is computing
+            return drawn.pin_memory().to(self.device, non_blocking=True)
+        return drawn.to(self.device)

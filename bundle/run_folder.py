@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from bundle.files import write_json
+from bundle.processes import lock_folder
 from bundle.workflow import executed_config
 
 logger = logging.getLogger(__name__)
@@ -25,10 +26,12 @@ class RunFolder:
 
     Args:
         path: the folder; relative to the current directory.
+        shared: whether the processes of one torchrun may write into it together.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, shared: bool = False) -> None:
         self.path = Path(path)
+        self.shared = shared
         self._lock: FileLock | None = None
 
     def __truediv__(self, name: str) -> Path:
@@ -42,21 +45,8 @@ class RunFolder:
         Raises:
             RuntimeError: another living process holds the folder.
         """
-        if self._lock is not None:
-            return
-        if self.path.exists() and not self.path.is_dir():
-            raise NotADirectoryError(f"--output_dir {self.path} is a file; name a folder")
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise RuntimeError(
-                f"another run is writing to {self.path.resolve()}: wait for it to end, or choose another --output_dir"
-            ) from None
-        self._lock = lock
-        for leftover in self.path.glob(".*.tmp.*"):  # of a run killed while it saved
-            leftover.unlink()
+        if self._lock is None:
+            self._lock = lock_folder(self.path, "output_dir", self.shared)
 
     def save_config(self) -> None:
         """Keeps the executed config as `config.json`, which MONAI can run again."""

@@ -178,7 +178,7 @@ def explain_errors_of_the_command_line() -> None:
 
     def explain(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
         sys.__excepthook__(kind, error, traceback)
-        while error.__cause__ is not None:
+        while isinstance(error, RuntimeError) and error.__cause__ is not None:
             error = error.__cause__
         print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
 

@@ -59,6 +59,15 @@ TINY_ADAPTATION = {
     "precision": "fp32",
     "device": "cpu",
 }
+TINY_SYNTHESIS = {
+    "num_images": 2,
+    "num_inference_steps": 3,
+    "inference_batch_size": 4,
+    "guidance_scale": 100.0,
+    "precision": "fp32",
+    "device": "cpu",
+}
+TINY_OF = {"adapt.json": TINY_ADAPTATION, "inference.json": TINY_SYNTHESIS}
 
 
 @pytest.fixture(scope="session")
@@ -83,8 +92,9 @@ def workflow():
     def make(config="pretrain.json", **settings):
         names = [config] if isinstance(config, str) else config
         files = [str(ROOT / "configs" / name) for name in names]
-        tiny = TINY_ADAPTATION if names[0] == "adapt.json" else TINY
-        made = ConfigWorkflow(config_file=files, workflow_type="train", bundle_root=str(ROOT), **{**tiny, **settings})
+        tiny = {**TINY_OF.get(names[0], TINY), **settings}
+        kind = "infer" if names[0] == "inference.json" else "train"
+        made = ConfigWorkflow(config_file=files, workflow_type=kind, bundle_root=str(ROOT), **tiny)
         made.initialize()
         return made
 

@@ -43,7 +43,8 @@ def test_they_sample_stained_patches(models):
 
 def test_the_readmes_lines_for_them_work(bundle_root, monkeypatch):
     monkeypatch.chdir(bundle_root)
-    block = re.search(r"```python\n(.*?)```", (bundle_root / "README.md").read_text(), re.DOTALL).group(1)
+    blocks = re.findall(r"```python\n(.*?)```", (bundle_root / "README.md").read_text(), re.DOTALL)
+    block = next(block for block in blocks if "models/pretrain" in block)
     found = {}
     exec(block, found)
     assert found["images"].shape == (3, 3, 64, 64) and found["images"].abs().max() <= 1

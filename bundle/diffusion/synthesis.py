@@ -1,4 +1,4 @@
-"""From seeds to images, without guidance."""
+"""From seeds to images, with or without guidance."""
 
 from __future__ import annotations
 
@@ -7,12 +7,84 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from bundle.diffusion.samplers import sample_ddim, start_latents
+from bundle.diffusion.samplers import SAMPLERS, Callback, Guidance, start_latents
 from bundle.diffusion.schedule import NoiseSchedule
 from bundle.randomness import ImageNoise
 
 
 @torch.no_grad()
+def sample_images(
+    network: torch.nn.Module,
+    autoencoder: torch.nn.Module,
+    schedule: NoiseSchedule,
+    latent: dict,
+    patch_size: int,
+    seeds: list[int],
+    steps: int = 50,
+    eta: float = 1.0,
+    batch_size: int = 32,
+    autocast: Callable[[], AbstractContextManager] = nullcontext,
+    sampler: str = "ddim",
+    spacing: str = "trailing",
+    guidance_for: Callable[[slice], Guidance | None] | None = None,
+    callback: Callback | None = None,
+) -> torch.Tensor:
+    """Images of the given seeds; an image depends on its own seed and guidance only.
+
+    Args:
+        network: the diffusion model, in evaluation mode.
+        autoencoder: its autoencoder, on the same device.
+        schedule: the process the network was trained on.
+        latent: "scale" and the "mean" of each channel, as `autoencoder.pt` keeps them.
+        patch_size: pixels a side.
+        seeds: one an image. The same seed has the same noise wherever it stands, so that repeating it with other
+            guidance shows what the guidance does.
+        steps: network evaluations.
+        eta: of "ddim"; the other samplers have none.
+        batch_size: images at once.
+        autocast: context the network runs in; the classifier of the guidance and decoding are in fp32, since near white
+            bf16 has only half the levels of an 8-bit picture.
+        sampler: one of `SAMPLERS`.
+        spacing: see `timestep_pairs`.
+        guidance_for: the slice of `seeds` in a batch -> the guidance of these images, or None.
+        callback: called with (number of steps done, z) for each batch before its first step and after each step.
+
+    Returns:
+        fp32 [len(seeds), 3, patch_size, patch_size] in [-1, 1], on the CPU.
+
+    Raises:
+        ValueError: an unknown sampler or spacing, or an impossible number of steps.
+    """
+    if sampler not in SAMPLERS:
+        raise ValueError(f"sampler is {sampler!r}; it must be one of {tuple(SAMPLERS)}")
+    options = {"eta": eta} if sampler == "ddim" else {}
+    device = next(network.parameters()).device
+    side = patch_size // 2 ** (len(autoencoder.definition["channels"]) - 1)
+    mean = latent["scale"] * torch.tensor(latent["mean"], device=device)
+    images = []
+    for start in range(0, len(seeds), batch_size):
+        batch = slice(start, min(start + batch_size, len(seeds)))
+        noise = ImageNoise(seeds[batch], device)
+        latents = start_latents(noise((len(noise), len(mean), side, side)), schedule, mean)
+        guidance = None if guidance_for is None else guidance_for(batch)
+        if callback is not None:
+            callback(0, latents)
+        with autocast():
+            latents = SAMPLERS[sampler](
+                network,
+                latents,
+                schedule,
+                steps,
+                spacing,
+                guidance=guidance,
+                draw_noise=noise,
+                callback=callback,
+                **options,
+            )
+        images.append(autoencoder.decode(latents / latent["scale"]).clamp(-1, 1).cpu())
+    return torch.cat(images)
+
+
 def sample_unguided(
     network: torch.nn.Module,
     autoencoder: torch.nn.Module,
@@ -25,31 +97,5 @@ def sample_unguided(
     batch_size: int = 32,
     autocast: Callable[[], AbstractContextManager] = nullcontext,
 ) -> torch.Tensor:
-    """Images of the given seeds; an image depends on its own seed only.
-
-    Args:
-        network: the diffusion model, in evaluation mode.
-        autoencoder: its autoencoder, on the same device.
-        schedule: the process the network was trained on.
-        latent: "scale" and the "mean" of each channel, as `autoencoder.pt` keeps them.
-        patch_size: pixels a side.
-        seeds: one an image.
-        steps, eta: of DDIM.
-        batch_size: images at once.
-        autocast: context the network runs in; decoding is in fp32, since near white bf16 has only half the levels of an
-            8-bit picture.
-
-    Returns:
-        fp32 [len(seeds), 3, patch_size, patch_size] in [-1, 1], on the CPU.
-    """
-    device = next(network.parameters()).device
-    side = patch_size // 2 ** (len(autoencoder.definition["channels"]) - 1)
-    mean = latent["scale"] * torch.tensor(latent["mean"], device=device)
-    images = []
-    for start in range(0, len(seeds), batch_size):
-        noise = ImageNoise(seeds[start : start + batch_size], device)
-        latents = start_latents(noise((len(noise), len(mean), side, side)), schedule, mean)
-        with autocast():
-            latents = sample_ddim(network, latents, schedule, steps=steps, eta=eta, draw_noise=noise)
-        images.append(autoencoder.decode(latents / latent["scale"]).clamp(-1, 1).cpu())
-    return torch.cat(images)
+    """Images of the given seeds by DDIM without guidance; arguments and result as of :func:`sample_images`."""
+    return sample_images(network, autoencoder, schedule, latent, patch_size, seeds, steps, eta, batch_size, autocast)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ignite.engine import Engine, Events
 from tqdm import tqdm
+
+from bundle.processes import rank_and_world_size
 
 
 class Progress:
@@ -22,14 +26,11 @@ class Progress:
         engine.add_event_handler(Events.COMPLETED | Events.EXCEPTION_RAISED, self.close)
 
     def start(self, engine: Engine) -> None:
-        self.bar = tqdm(
-            total=engine.state.epoch_length,
-            initial=engine.state.iteration,
-            desc=getattr(engine, "stage", "steps"),
-            unit="step",
-            dynamic_ncols=True,
-            mininterval=1.0,
-        )
+        stage = getattr(engine, "stage", "steps")
+        self.show(total=engine.state.epoch_length, initial=engine.state.iteration, desc=stage, unit="step")
+
+    def show(self, **bar: Any) -> None:
+        self.bar = tqdm(dynamic_ncols=True, mininterval=1.0, **bar)
 
     def step(self, engine: Engine) -> None:
         for name, value in engine.state.output.items():
@@ -42,3 +43,14 @@ class Progress:
             self.bar.close()
         if error is not None:
             raise error  # Ignite swallows an exception that a handler listens to
+
+
+class ImageProgress(Progress):
+    """Shows how many images of a `bundle.data.requests.RequestLoader`, the engine's, have been made."""
+
+    def start(self, engine: Engine) -> None:
+        count = engine.state.dataloader.images_to_make()
+        self.show(total=count, desc="synthesis", unit="image", disable=rank_and_world_size()[0] > 0)
+
+    def step(self, engine: Engine) -> None:
+        self.bar.update(len(engine.state.batch["seed"]))

@@ -1,0 +1,62 @@
+"""Processes that work on one folder: those of one torchrun share it, any others wait or go elsewhere."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+
+def rank_and_world_size() -> tuple[int, int]:
+    """Number of this process and how many there are, as torchrun tells them; (0, 1) without it.
+
+    Raises:
+        ValueError: RANK and WORLD_SIZE are set to something impossible.
+    """
+    found = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    try:
+        rank, world_size = map(int, found)
+    except ValueError:
+        rank, world_size = -1, 0
+    if not 0 <= rank < world_size:
+        raise ValueError(
+            f"RANK is {found[0]} and WORLD_SIZE is {found[1]} in the environment, but torchrun sets 0 <= RANK < "
+            "WORLD_SIZE: unset both to run one process"
+        )
+    return rank, world_size
+
+
+def lock_folder(path: Path, flag: str, shared: bool = False) -> FileLock:
+    """Makes a folder and locks it for this process, until `release()` or the end of the process, also by kill -9.
+
+    Args:
+        path: the folder.
+        flag: the setting that names it, for messages.
+        shared: whether the processes of one torchrun may hold it together. The first of them then holds the lock that
+            any other run would need.
+
+    Raises:
+        NotADirectoryError: there is a file.
+        RuntimeError: another living process holds the folder.
+    """
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(f"--{flag} {path} is a file; name a folder")
+    path.mkdir(parents=True, exist_ok=True)
+    rank, world_size = rank_and_world_size()
+    alone = world_size == 1 or not shared
+    lock = FileLock(path / (f".lock_{rank}" if rank and not alone else ".lock"))
+    try:
+        lock.acquire(timeout=0)
+        for other in path.glob(".lock_*") if alone else ():  # a later process of a torchrun may outlive the first
+            with FileLock(other, timeout=0):
+                pass
+    except Timeout:
+        lock.release()
+        raise RuntimeError(
+            f"another run is writing to {path.resolve()}: wait for it to end, or choose another --{flag}"
+        ) from None
+    if alone:  # else they may be another process's, which is just writing them
+        for leftover in path.glob(".*.tmp.*"):  # of a run killed while it saved
+            leftover.unlink()
+    return lock
