@@ -181,19 +181,27 @@ class Judge:
                 require_same("the classes", "one of the judge's views", self.classes, view, facts["classes"])
             self.classes = facts["classes"]
 
-    @torch.no_grad()
-    def logits(self, images: torch.Tensor, batch_size: int = 64) -> dict[str, torch.Tensor]:
+    def logits(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """{view: fp32 [B, classes]} of images [B, 3, S, S] in [-1, 1], of the size the judge was trained on.
 
         Images are rounded to 8 bits first, as a file would hold them.
         """
-        pictures = to_uint8(images)
-        judged = {}
-        for view, network in self.networks.items():
-            seen = torch.from_numpy(np.stack([look(picture, view) for picture in pictures])).permute(0, 3, 1, 2)
-            batches = (seen.float() / 127.5 - 1).split(batch_size)
-            judged[view] = torch.cat([network(batch.to(self.device)).float().cpu() for batch in batches])
-        return judged
+        return {view: self._apply(network, images, view) for view, network in self.networks.items()}
+
+    def features(self, images: torch.Tensor, view: str) -> torch.Tensor:
+        """What one view's network sees before its last layer, pooled over the image: fp32 [B, D]. Images likewise."""
+        network, last = self.networks[view], self.networks[view].fc
+        network.fc = torch.nn.Identity()
+        try:
+            return self._apply(network, images, view)
+        finally:
+            network.fc = last
+
+    @torch.no_grad()
+    def _apply(self, network: torch.nn.Module, images: torch.Tensor, view: str, batch_size: int = 64) -> torch.Tensor:
+        seen = torch.from_numpy(np.stack([look(picture, view) for picture in to_uint8(images)])).permute(0, 3, 1, 2)
+        batches = (seen.float() / 127.5 - 1).split(batch_size)
+        return torch.cat([network(batch.to(self.device)).float().cpu() for batch in batches])
 
     def agreement(self, images: torch.Tensor, labels: torch.Tensor) -> dict[str, dict[str, Any]]:
         """{view: figures of `bundle.metrics.classification.summarise`} with the classes the images should show."""

@@ -1,0 +1,71 @@
+"""The Fréchet distance against closed forms, and what goes with it."""
+
+import pytest
+import torch
+
+from bundle.metrics.frechet import bootstrap_interval, frechet_distance
+from bundle.metrics.stain import density_statistics, relative_diversity, stain_distance
+
+
+def with_moments(mean, covariance, count=50):
+    """Features whose sample mean and unbiased covariance are exactly these."""
+    raw = torch.randn(count, len(mean), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    raw = raw - raw.mean(0)
+    white = raw @ torch.linalg.inv(torch.linalg.cholesky(torch.cov(raw.T))).T
+    return white @ torch.linalg.cholesky(covariance).T + mean
+
+
+def test_commuting_covariances_have_a_closed_form():
+    """tr(S1 + S2 - 2 (S1 S2)^½) is the sum of (s1 - s2)² over the axes that both share."""
+    rotation = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1)))[0]
+    one, other = torch.tensor([1.0, 4.0, 9.0]).double(), torch.tensor([4.0, 1.0, 25.0]).double()
+    left = with_moments(torch.tensor([1.0, 2.0, 3.0]).double(), rotation @ one.diag() @ rotation.T)
+    right = with_moments(torch.tensor([1.0, 0.0, 3.0]).double(), rotation @ other.diag() @ rotation.T)
+    assert frechet_distance(left, right) == pytest.approx(4 + 1 + 1 + 4, rel=1e-9)
+    assert frechet_distance(left, left) == pytest.approx(0, abs=1e-9)
+
+
+def test_other_covariances_against_scipy():
+    from scipy.linalg import sqrtm
+
+    generator = torch.Generator().manual_seed(2)
+    left, right = (
+        torch.randn(40, 5, dtype=torch.float64, generator=generator) @ torch.randn(5, 5).double() for _ in "ab"
+    )
+    one, other = torch.cov(left.T), torch.cov(right.T)
+    root = torch.as_tensor(sqrtm((one @ other).numpy()).real)
+    expected = (left.mean(0) - right.mean(0)).square().sum() + torch.trace(one + other - 2 * root)
+    assert frechet_distance(left, right) == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_one_feature_and_too_few_images():
+    left, right = torch.tensor([[0.0], [2.0]]), torch.tensor([[5.0], [7.0]])
+    assert frechet_distance(left, right) == pytest.approx(25)
+    with pytest.raises(ValueError, match="at least 2"):
+        frechet_distance(left[:1], right)
+
+
+def test_interval_tells_sets_that_differ_from_sets_that_do_not():
+    generator = torch.Generator().manual_seed(3)
+    real, same, other = (torch.randn(300, 4, generator=generator) for _ in range(3))
+    near, far = bootstrap_interval(same, real), bootstrap_interval(other + 1, real)
+    assert near[0] < near[1] < far[0] < 4.5 < far[1] + 1
+
+
+def test_density_of_flat_images():
+    images = torch.stack([torch.full((3, 4, 4), 1.0), torch.full((3, 4, 4), -1.0)])
+    found = density_statistics(images)
+    assert torch.allclose(found[0], torch.zeros(6), atol=1e-6)
+    assert torch.allclose(found[1, :3], torch.tensor(256.0).log().expand(3)) and torch.allclose(
+        found[1, 3:], torch.zeros(3)
+    )
+
+
+def test_stain_distance_sees_darker_images_and_diversity_sees_fewer():
+    generator = torch.Generator().manual_seed(4)
+    real = torch.rand(60, 3, 8, 8, generator=generator) * torch.rand(60, 1, 1, 1, generator=generator) * 2 - 1
+    same = real[torch.randperm(60, generator=generator)]
+    assert stain_distance(same, real) < 1e-6 < stain_distance(real * 0.5 - 0.5, real)
+    features = real.flatten(1)
+    assert relative_diversity(features, features) == pytest.approx(1)
+    assert relative_diversity(features * 0.5, features) == pytest.approx(0.5)
