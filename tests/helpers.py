@@ -1,8 +1,35 @@
 """What several test files use."""
 
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import numpy as np
 import torch
 from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+KILLED_STAGE = """
+import sys, time
+sys.path.insert(0, {root!r})
+from monai.bundle import ConfigWorkflow
+from bundle.engines.stage import StageTrainer
+
+check = StageTrainer._require_finite
+
+
+def check_and_wait(self):
+    check(self)
+    if self.stage == {stage!r} and self.state.iteration == 3:  # one step past the checkpoint of step 2
+        open({flag!r}, "w").close()
+        time.sleep(60)
+StageTrainer._require_finite = check_and_wait
+workflow = ConfigWorkflow(config_file={config!r}, bundle_root={root!r}, **{settings!r})
+workflow.initialize()
+workflow.run()
+"""
 
 
 def root_cause(error):
@@ -36,3 +63,24 @@ def few_images(folder, count, first=0):
         pixels = np.random.default_rng(number).integers(0, 255, (40, 40, 3), np.uint8)
         Image.fromarray(pixels).save(folder / f"{number}.png")
     return folder
+
+
+def run_until_killed(code, flag):
+    """Runs Python code in a process of its own and kills it, as by kill -9, once it has made the file `flag`."""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 180
+    while not flag.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    _, errors = process.communicate()
+    assert flag.exists(), errors.decode()[-2000:]
+
+
+def kill_stage(stage, config, settings, folder, flag):
+    """Runs a config and kills it in step 3 of a stage, whose checkpoint is then that of step 2."""
+    settings = {**settings, "output_dir": str(folder)}
+    code = KILLED_STAGE.format(
+        root=str(ROOT), stage=stage, flag=str(flag), config=str(ROOT / "configs" / config), settings=settings
+    )
+    run_until_killed(code, flag)
+    assert torch.load(folder / f"{stage}_checkpoint.pt", weights_only=True)["step"] == 2

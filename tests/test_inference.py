@@ -5,16 +5,14 @@ import errno
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import TINY_SYNTHESIS
-from helpers import root_cause
+from helpers import root_cause, run_until_killed
 from PIL import Image
 
 from bundle.data.marks import read_marks
@@ -164,13 +162,7 @@ def test_killed_and_started_again_is_the_uninterrupted_pool(finished, synthesise
     settings = {**TINY_SYNTHESIS, "classes": ["TUM", "ADI", "STR"], "num_images": 5, "png_threads": 1}
     settings |= {"adapted_dir": str(adapted), "output_dir": str(folder)}
     code = RUN.format(root=str(ROOT), flag=str(flag), config=CONFIG, settings=settings)
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 120
-    while not flag.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    _, errors = process.communicate()
-    assert flag.exists(), errors.decode()[-2000:]
+    run_until_killed(code, flag)
     partly = pool_files(folder)
     assert len(partly) == 8 and "manifest.csv" not in partly, sorted(partly)  # 7 images and pool.json
     synthesise(folder, classes=["TUM", "ADI", "STR"], num_images=5)

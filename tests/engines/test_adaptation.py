@@ -3,15 +3,13 @@
 import csv
 import json
 import shutil
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import assert_equal, root_cause
+from conftest import TINY_ADAPTATION
+from helpers import assert_equal, kill_stage, root_cause
 
 from bundle.artefacts import fingerprint, load_artefact, read_artefact, save_artefact
 from bundle.engines.classifier import load_classifier
@@ -121,46 +119,11 @@ def test_each_part_runs_alone_to_the_same_result(pretrained, adapted, workflow, 
     assert_equal(contents(adapted), contents(folder))
 
 
-RUN = """
-import sys, time
-sys.path.insert(0, {root!r})
-sys.path.insert(0, {tests!r})
-from conftest import TINY_ADAPTATION
-from monai.bundle import ConfigWorkflow
-from bundle.engines.stage import StageTrainer
-
-check = StageTrainer._require_finite
-
-
-def check_and_wait(self):
-    check(self)
-    if self.stage == {stage!r} and self.state.iteration == 3:  # one step past the checkpoint of step 2
-        open({flag!r}, "w").close()
-        time.sleep(60)
-StageTrainer._require_finite = check_and_wait
-settings = {{**TINY_ADAPTATION, "output_dir": {folder!r}, "pretrained_dir": {pretrained!r}}}
-workflow = ConfigWorkflow(config_file={config!r}, bundle_root={root!r}, **settings)
-workflow.initialize()
-workflow.run()
-"""
-
-
 @pytest.mark.parametrize("stage", ["image_classifier", "decoder", "latent_classifier"])
 def test_half_kill_half_is_the_whole(pretrained, adapted, workflow, tmp_path, stage):
-    folder, flag = copy(adapted, tmp_path, without=[stage]), tmp_path / "flag"
-    code = RUN.format(
-        root=str(ROOT), tests=str(ROOT / "tests"), stage=stage, flag=str(flag), folder=str(folder),
-        pretrained=str(pretrained), config=str(ROOT / "configs" / "adapt.json"),
-    )  # fmt: skip
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 180
-    while not flag.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGKILL)
-    _, errors = process.communicate()
-    assert flag.exists(), errors.decode()[-2000:]
-    assert torch.load(folder / f"{stage}_checkpoint.pt", weights_only=True)["step"] == 2
-
+    folder = copy(adapted, tmp_path, without=[stage])
+    settings = {**TINY_ADAPTATION, "pretrained_dir": str(pretrained)}
+    kill_stage(stage, "adapt.json", settings, folder, tmp_path / "flag")
     workflow("adapt.json", output_dir=str(folder), pretrained_dir=str(pretrained)).run()
     assert_equal(contents(adapted), contents(folder))
     found, expected = (json.loads((path / "metrics.json").read_text())[stage] for path in (folder, adapted))

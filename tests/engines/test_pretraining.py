@@ -2,22 +2,16 @@
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import assert_equal, root_cause, states
+from conftest import TINY
+from helpers import assert_equal, kill_stage, root_cause, states
 
 from bundle.artefacts import load_artefact
 from bundle.data.hashes import read_hashes
 from bundle.data.marks import read_marks
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_output_contract(pretrained):
@@ -85,47 +79,11 @@ def test_saved_config_is_the_executed_one_and_runs_again(pretrained, tmp_path):
     assert_equal(states(pretrained), states(tmp_path / "again"))
 
 
-RUN = """
-import sys, time
-sys.path.insert(0, {root!r})
-sys.path.insert(0, {tests!r})
-from conftest import TINY
-from monai.bundle import ConfigWorkflow
-from ignite.engine import Events
-from bundle.engines.stage import StageTrainer
-
-check = StageTrainer._require_finite
-
-
-def check_and_wait(self):
-    check(self)
-    if self.stage == {stage!r} and self.state.iteration == 3:  # one step past the checkpoint of step 2
-        open({flag!r}, "w").close()
-        time.sleep(60)
-StageTrainer._require_finite = check_and_wait
-workflow = ConfigWorkflow(config_file={config!r}, bundle_root={root!r}, **{{**TINY, "output_dir": {folder!r}}})
-workflow.initialize()
-workflow.run()
-"""
-
-
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
 def test_half_kill_half_is_the_whole(pretrained, workflow, tmp_path, stage):
     """4 steps = 3, kill -9, on from the checkpoint of step 2, bit for bit: weights, averages, optimisers, pictures."""
-    folder, flag = tmp_path / "killed", tmp_path / "flag"
-    code = RUN.format(
-        root=str(ROOT), tests=str(ROOT / "tests"), stage=stage, flag=str(flag), folder=str(folder),
-        config=str(ROOT / "configs" / "pretrain.json"),
-    )  # fmt: skip
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 180
-    while not flag.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGKILL)
-    _, errors = process.communicate()
-    assert flag.exists(), errors.decode()[-2000:]
-    assert torch.load(folder / f"{stage}_checkpoint.pt", weights_only=True)["step"] == 2
-
+    folder = tmp_path / "killed"
+    kill_stage(stage, "pretrain.json", TINY, folder, tmp_path / "flag")
     workflow(output_dir=str(folder)).run()
     expected, found = states(pretrained), states(folder)
     assert len(expected) == 4
