@@ -178,7 +178,6 @@ FLAGS = [
     ("classifier_norm_groups", 4, lambda w: all_are(shapes(w, "norm_groups"), 4)),
     ("classifier_norm_groups", 4, lambda w: all_are((shape(j, "norm")[1]["num_groups"] for j in judges(w)), 4)),
     ("diffusion_adaptation", "low_rank", lambda w: diffusion(w).method == "low_rank"),
-    ("diffusion_adaptation", "none", lambda w: diffusion(w) is None and not w("pretrained").adapts_diffusion),
     ("low_rank", 3, lambda w: diffusion(w).rank == 3),
     ("target_dir", "/other", lambda w: diffusion(w).latents.unlabelled.patches.dataset_dir == "/other"),
     ("target_dir", None, lambda w: diffusion(w).latents.unlabelled is None),
@@ -294,3 +293,8 @@ def test_unknown_flags_are_refused_with_a_hint(workflow, tmp_path, flag, meant):
     if meant is not None:
         assert f"did you mean --{meant}?" in message
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_diffusion_model_is_left_alone_by_default(workflow, tmp_path):
+    made = workflow("adapt.json", output_dir=str(tmp_path)).parser.get_parsed_content
+    assert made("diffusion_adapting#trainer") is None and not made("pretrained").adapts_diffusion

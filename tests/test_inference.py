@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import TINY_SYNTHESIS
 from helpers import root_cause, run_until_killed
 from PIL import Image
@@ -55,7 +56,8 @@ def command(folder, *arguments, environment=None):
     return {
         "args": [sys.executable, "-m", "monai.bundle", "run", "--config_file", CONFIG, *flags, *map(str, arguments)],
         "cwd": folder,
-        "env": {**inherited, "OMP_NUM_THREADS": "1", **(environment or {})},
+        # With as many threads as here: another number may change a picture by a level.
+        "env": {**inherited, "OMP_NUM_THREADS": str(torch.get_num_threads()), **(environment or {})},
         "stdout": subprocess.PIPE,
         "stderr": subprocess.STDOUT,
         "text": True,
