@@ -21,7 +21,7 @@ from bundle.artefacts import require_same
 from bundle.data.labelled import LabelledPatches
 from bundle.data.loader import ItemDataset, StepDataLoader
 from bundle.data.stain import macenko_normalise
-from bundle.data.transforms import RandDensityd, RandOrientationd, ScalePatchd
+from bundle.data.transforms import RandDensityd, RandOrientationd, ScalePatchd, scale_patch
 from bundle.engines.classifier import ImageClassifierTrainer, load_classifier
 from bundle.metrics.classification import summarise
 from bundle.pictures import to_uint8
@@ -200,7 +200,7 @@ class Judge:
     @torch.no_grad()
     def _apply(self, network: torch.nn.Module, images: torch.Tensor, view: str, batch_size: int = 64) -> torch.Tensor:
         seen = torch.from_numpy(np.stack([look(picture, view) for picture in to_uint8(images)])).permute(0, 3, 1, 2)
-        batches = (seen.float() / 127.5 - 1).split(batch_size)
+        batches = scale_patch(seen).split(batch_size)
         return torch.cat([network(batch.to(self.device)).float().cpu() for batch in batches])
 
     def agreement(self, images: torch.Tensor, labels: torch.Tensor) -> dict[str, dict[str, Any]]:

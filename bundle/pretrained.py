@@ -142,8 +142,8 @@ class PretrainedModels:
         self.prepare()
         return load_artefact(self.autoencoder_file, "autoencoder")[0].to(device).requires_grad_(False)
 
-    def discriminator(self, device: torch.device | str) -> torch.nn.Module:
-        """The pre-trained patch discriminator.
+    def discriminator_file(self) -> Path:
+        """Where the pre-trained patch discriminator is.
 
         Raises:
             FileNotFoundError: the pre-training didn't leave one.
@@ -155,7 +155,11 @@ class PretrainedModels:
                 f"{path} does not exist, and the decoder's adversarial term goes on training it: name a "
                 "--pretrained_dir that has one, or give --adversarial_weight 0"
             )
-        return load_artefact(path, "discriminator")[0].to(device)
+        return path
+
+    def discriminator(self, device: torch.device | str) -> torch.nn.Module:
+        """The pre-trained patch discriminator, see :meth:`discriminator_file`."""
+        return load_artefact(self.discriminator_file(), "discriminator")[0].to(device)
 
     def image_hashes(self) -> set[str] | None:
         """SHA-256 of the pixels of every image the pre-training saw; None where it left no record."""

@@ -26,6 +26,8 @@ sys.path.insert(0, str(ROOT))
 
 from bundle.adapted import AdaptedModels  # noqa: E402
 from bundle.data.labelled import LabelledPatches  # noqa: E402
+from bundle.data.loader import read_images  # noqa: E402
+from bundle.data.transforms import scale_patch  # noqa: E402
 from bundle.diffusion.samplers import start_latents  # noqa: E402
 from bundle.files import write_json  # noqa: E402
 from bundle.inferers import GuidedLatentInferer  # noqa: E402
@@ -86,7 +88,7 @@ def main() -> None:
         given.dataset_dir, given.test_dir, models.patch_size, cache, split, split_file=given.adapted_dir / "split.csv"
     ).prepare()
     part = labelled.part("unused", given.num_images).prepare()
-    real = torch.stack([part.read(place)["image"] for place in range(len(part))]).float() / 127.5 - 1
+    real = scale_patch(read_images(part))
     # As many of each class as among the real tiles, so that the classes' shares can't make a distance.
     labels, seeds = torch.as_tensor(part.labels), torch.arange(len(part))
     target = judge.features(real, "grey")

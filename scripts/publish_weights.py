@@ -30,7 +30,7 @@ from bundle.artefacts import (  # noqa: E402
     save_artefact,
 )
 from bundle.diffusion.schedule import NoiseSchedule  # noqa: E402
-from bundle.diffusion.synthesis import sample_unguided  # noqa: E402
+from bundle.diffusion.synthesis import sample_images  # noqa: E402
 from bundle.files import write_json  # noqa: E402
 from bundle.judge import VIEWS  # noqa: E402
 from bundle.pictures import save_grid  # noqa: E402
@@ -90,7 +90,7 @@ def save_samples(folder: Path, seeds: range = range(64)) -> None:
     autoencoder, facts = load_artefact(folder / "autoencoder.pt", "autoencoder")
     diffusion, diffusion_facts = load_artefact(folder / "diffusion.pt", "diffusion")
     schedule = NoiseSchedule(**diffusion_facts["schedule"])
-    images = sample_unguided(diffusion, autoencoder, schedule, facts["latent"], facts["patch_size"], list(seeds))
+    images = sample_images(diffusion, autoencoder, schedule, facts["latent"], facts["patch_size"], list(seeds))
     marks = {"Model": diffusion_facts["fingerprint"], "Seeds": f"{seeds[0]} to {seeds[-1]}"}
     save_grid(folder / "samples.png", images, synthetic=marks)
 

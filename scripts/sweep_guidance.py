@@ -33,6 +33,7 @@ sys.path.insert(0, str(ROOT))
 
 from bundle.adapted import AdaptedModels  # noqa: E402
 from bundle.data.labelled import LabelledPatches  # noqa: E402
+from bundle.data.transforms import scale_patch  # noqa: E402
 from bundle.files import write_json  # noqa: E402
 from bundle.inferers import GuidedLatentInferer  # noqa: E402
 from bundle.judge import VIEWS, Judge  # noqa: E402
@@ -52,8 +53,7 @@ def real_tiles(labelled: LabelledPatches, per_class: int) -> dict[str, torch.Ten
         if len(places) < 2:
             raise ValueError(f"class {name} has {len(places)} unused tiles to compare with; 2 are needed")
         chosen = torch.linspace(0, len(places) - 1, min(per_class, len(places))).round().long().tolist()
-        tiles = [part.read(places[place])["image"] for place in chosen]
-        found[name] = torch.stack(tiles).float() / 127.5 - 1
+        found[name] = scale_patch(torch.stack([part.read(places[place])["image"] for place in chosen]))
     return found
 
 

@@ -21,7 +21,7 @@ from numpy.lib.format import open_memmap
 from tqdm import tqdm
 
 from bundle.artefacts import load_artefact
-from bundle.data.transforms import RandDensityd, orient
+from bundle.data.transforms import RandDensityd, orient, scale_patch
 from bundle.files import write_atomically, write_json
 from bundle.randomness import mix_seed
 
@@ -151,7 +151,7 @@ class LatentCache:
         logger.info(f"encoding {len(self.part)} patches in {self.variants} variants into {progress.parent}")
         for number, start in enumerate(tqdm(range(done, total, self.batch_size), desc="latents", unit="batch")):
             places = range(start, min(start + self.batch_size, total))
-            batch = torch.stack([self.image(place) for place in places]).to(self.device).float() / 127.5 - 1
+            batch = scale_patch(torch.stack([self.image(place) for place in places]).to(self.device))
             mean, std = autoencoder.encode(batch)
             latents[places.start : places.stop] = torch.stack([mean, std], 1).half().cpu().numpy()
             if number % 50 == 49 or places.stop == total:

@@ -39,6 +39,12 @@ class ItemDataset(Dataset):
         return self.transform(self.source.read(index))
 
 
+def read_images(source: Any) -> torch.Tensor:
+    """All images of a part of the patches at once, uint8 [N, 3, S, S]."""
+    source = source.prepare()
+    return torch.stack([torch.as_tensor(source.read(index)["image"]) for index in range(len(source))])
+
+
 class StepSampler(Sampler):
     """Yields the batch of (index, draw) keys of each step from `start` to `steps`.
 

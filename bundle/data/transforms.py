@@ -187,13 +187,18 @@ class MacenkoNormalized(MapTransform):
         return result
 
 
+def scale_patch(images: torch.Tensor) -> torch.Tensor:
+    """uint8 [0, 255] -> float32 [-1, 1], by v / 127.5 - 1; `bundle.pictures.to_uint8` is the way back."""
+    return images.to(torch.float32) / 127.5 - 1.0
+
+
 class ScalePatchd(MapTransform):
-    """uint8 [0, 255] -> float32 [-1, 1], by v / 127.5 - 1."""
+    """:func:`scale_patch` of each key."""
 
     def __call__(self, data: Mapping[Hashable, object]) -> dict:
         result = dict(data)
         for key in self.key_iterator(result):
-            result[key] = result[key].to(torch.float32) / 127.5 - 1.0
+            result[key] = scale_patch(result[key])
         return result
 
 

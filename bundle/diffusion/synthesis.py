@@ -83,19 +83,3 @@ def sample_images(
             )
         images.append(autoencoder.decode(latents / latent["scale"]).clamp(-1, 1).cpu())
     return torch.cat(images)
-
-
-def sample_unguided(
-    network: torch.nn.Module,
-    autoencoder: torch.nn.Module,
-    schedule: NoiseSchedule,
-    latent: dict,
-    patch_size: int,
-    seeds: list[int],
-    steps: int = 50,
-    eta: float = 1.0,
-    batch_size: int = 32,
-    autocast: Callable[[], AbstractContextManager] = nullcontext,
-) -> torch.Tensor:
-    """Images of the given seeds by DDIM without guidance; arguments and result as of :func:`sample_images`."""
-    return sample_images(network, autoencoder, schedule, latent, patch_size, seeds, steps, eta, batch_size, autocast)

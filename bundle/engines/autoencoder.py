@@ -12,7 +12,7 @@ from monai.inferers import Inferer
 
 from bundle.artefacts import save_artefact
 from bundle.data.hashes import HASHES_FILE, write_hashes
-from bundle.engines.stage import StageTrainer
+from bundle.engines.stage import StageTrainer, to_numbers
 from bundle.losses import AutoencoderLoss, hinge_discriminator_loss, patch_logits
 from bundle.pictures import save_grid
 
@@ -111,8 +111,7 @@ class AutoencoderTrainer(StageTrainer):
             terms["discriminator"] = update_discriminator(
                 self.discriminator, self.discriminator_optimizer, images, reconstruction.detach().float()
             )
-        # One transfer to the host for all terms.
-        return dict(zip(terms, torch.stack([term.float() for term in terms.values()]).tolist()))
+        return to_numbers(terms)
 
     def finish(self) -> None:
         self.evaluator.run()

@@ -20,7 +20,7 @@ from bundle.artefacts import build, build_from_definition, load_artefact, save_a
 from bundle.data.labelled import LabelledPatches
 from bundle.data.loader import ItemDataset, PartLoader
 from bundle.engines.best import BestWeights
-from bundle.engines.stage import StageTrainer
+from bundle.engines.stage import StageTrainer, describe_optimizer, to_numbers
 from bundle.metrics.classification import predict, summarise
 from bundle.networks.ema import ExponentialMovingAverage
 from bundle.pretrained import PretrainedModels
@@ -101,7 +101,7 @@ class ClassifierTrainer(StageTrainer):
             "architecture": self.network.definition,
             "labelled data": self.labelled.fingerprint,
             "autoencoder": self.pretrained.fingerprint,
-            "optimiser": [self.make_optimizer.func.__name__, self.make_optimizer.keywords],
+            "optimiser": describe_optimizer(self.make_optimizer),
             "averaging": self.ema_decay,
             "validation": [self.validation_interval, self.best.patience],
         }
@@ -156,8 +156,7 @@ class ClassifierTrainer(StageTrainer):
         loss.backward()
         self.optimizer.step()
         self.ema.update(self.network.state_dict())
-        accuracy = (logits.argmax(1) == labels).float().mean()
-        return dict(zip(("loss", "accuracy"), torch.stack([loss.detach(), accuracy]).tolist()))
+        return to_numbers({"loss": loss, "accuracy": (logits.argmax(1) == labels).float().mean()})
 
     def averaged_network(self, weights: dict[str, torch.Tensor] | None = None) -> torch.nn.Module:
         """A copy with the averaged weights, or those given, in evaluation mode and frozen."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -12,16 +11,16 @@ from monai.metrics import PSNRMetric, SSIMMetric
 from bundle.artefacts import fingerprint, read_artefact, save_artefact
 from bundle.data.labelled import LabelledPatches
 from bundle.data.latents import LatentCache
-from bundle.engines.autoencoder import last_layer, update_discriminator
+from bundle.data.loader import read_images
+from bundle.data.transforms import scale_patch
+from bundle.engines.autoencoder import ReconstructionInferer, last_layer, update_discriminator
 from bundle.engines.classifier import load_classifier
 from bundle.engines.schedules import warm_up_and_cool_down
-from bundle.engines.stage import StageTrainer
+from bundle.engines.stage import StageTrainer, describe_optimizer, to_numbers
 from bundle.judge import Judge
 from bundle.losses import DecoderLoss
 from bundle.pictures import save_grid
 from bundle.pretrained import PretrainedModels
-
-logger = logging.getLogger(__name__)
 
 TRAINED = ("decoder.", "post_quant_conv.")  # all that Eq. 5 changes of an AutoencoderKL
 MEASURED_IMAGES = 512
@@ -45,10 +44,11 @@ class LatentsWithImages:
         return len(self.latents.part) * self.latents.orientations
 
     def read(self, index: int) -> dict[str, Any]:
-        return {**self.latents.read(index), "image": self.latents.image(index).float() / 127.5 - 1}
+        return {**self.latents.read(index), "image": scale_patch(self.latents.image(index))}
 
     def weighted_items(self) -> None:
-        return self.latents.weighted_items()
+        """None: each labelled image counts the same."""
+        return None
 
 
 class DecoderTrainer(StageTrainer):
@@ -94,10 +94,9 @@ class DecoderTrainer(StageTrainer):
     def check(self) -> None:
         self.loss.reconstruction.perceptual.load()
         if self.loss.reconstruction.adversarial_weight > 0:
-            self.pretrained.discriminator("cpu")
+            self.pretrained.discriminator_file()
 
     def prepare(self) -> None:
-        self.check()
         self.pretrained.prepare()
         self.labelled.prepare()
         device = self.state.device
@@ -154,7 +153,7 @@ class DecoderTrainer(StageTrainer):
             "orientations": self.latents.orientations,
             "cool-down and steps": [self.cool_down, self.steps] if self.cool_down else None,
             "loss": self.loss.describe(),
-            "optimiser": [self.make_optimizer.func.__name__, self.make_optimizer.keywords],
+            "optimiser": describe_optimizer(self.make_optimizer),
         }
 
     def frozen_fingerprint(self) -> dict[str, str]:
@@ -195,7 +194,7 @@ class DecoderTrainer(StageTrainer):
                 self.discriminator, self.discriminator_optimizer, batch["image"], reconstruction.detach().float()
             )
             self.discriminator_scheduler.step()
-        return dict(zip(terms, torch.stack([term.float() for term in terms.values()]).tolist()))
+        return to_numbers(terms)
 
     def finish(self) -> None:
         after = self.frozen_fingerprint()
@@ -253,10 +252,8 @@ class DecoderTrainer(StageTrainer):
 
     def images(self, part: str) -> tuple[torch.Tensor, torch.Tensor]:
         """At most `MEASURED_IMAGES` images of a part, evenly spaced, [N, 3, S, S] in [-1, 1], and their labels."""
-        source = self.labelled.part(part, MEASURED_IMAGES).prepare()
-        items = [source.read(place) for place in range(len(source))]
-        images = torch.stack([item["image"] for item in items]).float() / 127.5 - 1
-        return images, torch.tensor([item["label"] for item in items])
+        source = self.labelled.part(part, MEASURED_IMAGES)
+        return scale_patch(read_images(source)), torch.as_tensor(source.labels)
 
     def distances(self, images: torch.Tensor, reconstructions: torch.Tensor) -> dict[str, float]:
         """PSNR in dB and SSIM on [0, 1], the perceptual distance on [-1, 1]; means over images."""
@@ -282,6 +279,5 @@ class DecoderTrainer(StageTrainer):
 @torch.no_grad()
 def reconstruct(autoencoder: torch.nn.Module, images: torch.Tensor, batch_size: int) -> torch.Tensor:
     """Decoded posterior means, clipped to [-1, 1], on the CPU."""
-    device = next(autoencoder.parameters()).device
-    batches = (batch.to(device) for batch in images.split(batch_size))
-    return torch.cat([autoencoder.decode(autoencoder.encode(batch)[0]).clamp(-1, 1).cpu() for batch in batches])
+    device, reconstruction = next(autoencoder.parameters()).device, ReconstructionInferer()
+    return torch.cat([reconstruction(batch.to(device), autoencoder).cpu() for batch in images.split(batch_size)])

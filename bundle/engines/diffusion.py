@@ -9,8 +9,10 @@ import torch.nn.functional as functional
 
 from bundle.artefacts import ARTEFACT_HEAD, build_from_definition, load_artefact, require_same, save_artefact
 from bundle.data.latents import LatentCache
+from bundle.data.loader import read_images
+from bundle.data.transforms import scale_patch
 from bundle.diffusion.schedule import NoiseSchedule
-from bundle.diffusion.synthesis import sample_unguided
+from bundle.diffusion.synthesis import sample_images
 from bundle.engines.stage import StageTrainer
 from bundle.networks.ema import ExponentialMovingAverage
 from bundle.pictures import save_grid
@@ -106,7 +108,7 @@ class LatentDiffusionTrainer(StageTrainer):
 
     def sample(self, seeds: list[int]) -> torch.Tensor:
         """Unguided images from the averaged weights, one seed an image: fp32 [len(seeds), 3, S, S] in [-1, 1]."""
-        return sample_unguided(
+        return sample_images(
             self.averaged_network(),
             self.autoencoder,
             self.schedule,
@@ -125,15 +127,14 @@ class LatentDiffusionTrainer(StageTrainer):
 
         The same noise levels and noise whatever was trained, so that runs on the same patches can be compared.
         """
-        part = self.latents.patches.part("validation").prepare()
-        images = torch.stack([torch.as_tensor(part.read(index)["image"]) for index in range(len(part))])
+        images = read_images(self.latents.patches.part("validation"))
         levels = torch.linspace(0, self.schedule.timesteps - 1, len(images) * draws).round().long()
         # A fixed shuffle, so that each image meets levels from the whole range.
         levels = levels[torch.randperm(len(levels), generator=torch.Generator().manual_seed(0))]
         total = 0.0
         for start in range(0, len(levels), self.batch_size):
             places = torch.arange(start, min(start + self.batch_size, len(levels)))
-            batch = images[places % len(images)].to(self.state.device).float() / 127.5 - 1
+            batch = scale_patch(images[places % len(images)].to(self.state.device))
             latents = self.autoencoder.encode(batch)[0] * self.scale
             noise = ImageNoise(places.tolist(), latents.device)(tuple(latents.shape))
             timesteps = levels[places].to(latents.device)

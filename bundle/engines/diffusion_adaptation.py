@@ -15,9 +15,12 @@ import torch
 from bundle.artefacts import load_artefact, read_artefact, save_artefact
 from bundle.data.labelled import LabelledPatches
 from bundle.data.latents import LatentCache
+from bundle.data.loader import read_images
+from bundle.data.transforms import scale_patch
 from bundle.diffusion.samplers import timestep_pairs
 from bundle.engines.diffusion import LatentDiffusionTrainer
 from bundle.engines.schedules import warm_up_and_cool_down
+from bundle.engines.stage import describe_optimizer
 from bundle.metrics.copies import copy_report
 from bundle.networks.ema import ExponentialMovingAverage
 from bundle.networks.low_rank import add_adapters, merged_state_dict
@@ -62,7 +65,6 @@ class MixedLatents:
 
     def prepare(self) -> MixedLatents:
         """Fills the caches."""
-        self.check()
         for source in self.sources:
             source.prepare()
         return self
@@ -180,7 +182,6 @@ class DiffusionAdaptationTrainer(LatentDiffusionTrainer):
 
     def prepare(self) -> None:
         self.labelled.prepare()
-        self.check()
         network, self.parent = load_artefact(self.pretrained.pretrained_dir / "diffusion.pt", "diffusion")
         self.parent.pop("raw_weights", None)
         self.diffusion = network.to(self.state.device)
@@ -204,7 +205,7 @@ class DiffusionAdaptationTrainer(LatentDiffusionTrainer):
             "labelled data": self.labelled.fingerprint,
             "latents": self.latents.describe(),
             "loss": [self.loss_type, self.min_snr_gamma],
-            "optimiser": [self.make_optimizer.func.__name__, self.make_optimizer.keywords, self.warm_up],
+            "optimiser": [*describe_optimizer(self.make_optimizer), self.warm_up],
             "gradient norm": self.maximum_gradient_norm,
             "averaging": self.ema_decay,
         }
@@ -214,8 +215,7 @@ class DiffusionAdaptationTrainer(LatentDiffusionTrainer):
 
     def finish(self) -> None:
         self.save_samples(self.folder / "samples.png")
-        training = self.labelled.part("train").prepare()
-        tiles = torch.stack([training.read(index)["image"] for index in range(len(training))]).float() / 127.5 - 1
+        tiles = scale_patch(read_images(self.labelled.part("train")))
         parent, _ = load_artefact(self.pretrained.pretrained_dir / "diffusion.pt", "diffusion")
         self.folder.set_metrics(
             "diffusion_adaptation",

@@ -64,7 +64,6 @@ class LatentClassifierTrainer(ClassifierTrainer):
 
     def prepare(self) -> None:
         super().prepare()
-        self.check()
         self.schedule = self.pretrained.schedule()
         self.bound = self.maximum_timestep or self.schedule.timesteps
 

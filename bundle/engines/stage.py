@@ -92,7 +92,7 @@ class StageTrainer(Trainer):
         raise NotImplementedError
 
     def check(self) -> None:
-        """Refuses settings that only earlier artefacts show to be wrong, before the first of several stages runs."""
+        """Refuses settings that only earlier artefacts show to be wrong: before this stage, or the first of several."""
 
     def prepare(self) -> None:
         """What must be known before a checkpoint can be judged: the data, earlier artefacts."""
@@ -136,6 +136,7 @@ class StageTrainer(Trainer):
         """Runs the stage from its checkpoint, or from the start; does nothing where it has already ended."""
         self.folder.open()
         self.started = time.monotonic()
+        self.check()
         self.prepare()
         done = self.state.iteration = self.load_checkpoint()
         if self.stopped_early():
@@ -256,6 +257,16 @@ class StageTrainer(Trainer):
             item.load_state_dict(content["state"][name])
         self.seconds = content["seconds"]
         return content["step"]
+
+
+def to_numbers(terms: dict[str, torch.Tensor]) -> dict[str, float]:
+    """Scalars of a step as numbers, by one transfer to the host for all of them."""
+    return dict(zip(terms, torch.stack([term.detach().float() for term in terms.values()]).tolist()))
+
+
+def describe_optimizer(optimizer: functools.partial) -> list:
+    """An optimiser's class and settings as plain data."""
+    return [optimizer.func.__name__, optimizer.keywords]
 
 
 def run_stages(

@@ -6,7 +6,7 @@ import torch
 from bundle.diffusion.guidance import ClassifierGuidance
 from bundle.diffusion.samplers import SAMPLERS
 from bundle.diffusion.schedule import NoiseSchedule
-from bundle.diffusion.synthesis import sample_images, sample_unguided
+from bundle.diffusion.synthesis import sample_images
 
 LATENT = {"scale": 0.5, "mean": [1.0, -2.0]}
 LABELS = torch.tensor([0, 1, 1, 0, 1])
@@ -63,8 +63,8 @@ def test_an_image_depends_on_its_seed_and_guidance_only(sampler):
     torch.testing.assert_close(whole[:1], images([3], sampler=sampler))
 
 
-def test_unguided_is_the_stochastic_ddim():
-    made = sample_unguided(Network(), Autoencoder(), NoiseSchedule(), LATENT, 8, [1, 2], 5)
+def test_default_is_the_unguided_stochastic_ddim():
+    made = sample_images(Network(), Autoencoder(), NoiseSchedule(), LATENT, 8, [1, 2], 5)
     assert torch.equal(made, images([1, 2], steps=5, spacing="trailing", eta=1.0, guidance_for=lambda part: None))
     assert not torch.equal(made, images([1, 2], steps=5, spacing="trailing", eta=0.0))
 
