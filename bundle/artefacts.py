@@ -16,12 +16,13 @@ import torch
 from monai.networks import nets
 
 from bundle.files import write_atomically
-from bundle.networks import classifiers
+from bundle.networks import classifiers, feature_classifier
 from bundle.randomness import mix_seed
 
 FORMAT = "histodiffusion/1"
 # Of monai.networks.nets; others can be made to download files by their arguments, and a definition is read from a file.
 MONAI_NETWORKS = ("AutoencoderKL", "DiffusionModelUNet", "PatchDiscriminator", "ResNet", "DenseNet", "ViT")
+OWN_NETWORKS = {name: getattr(room, name) for room in (classifiers, feature_classifier) for name in room.__all__}
 ARTEFACT_HEAD = {"format", "kind", "definition", "weights", "fingerprint"}  # what save_artefact writes by itself
 
 
@@ -44,18 +45,18 @@ def build(definition: functools.partial, seed: int = 0) -> torch.nn.Module:
 def build_from_definition(definition: dict[str, Any]) -> torch.nn.Module:
     """Rebuilds a network from `{"_target_": class name, **arguments}`.
 
-    Only `MONAI_NETWORKS` and what `bundle.networks.classifiers` exports are accepted: a definition comes out
-    of a file, and a file must not be able to call anything else.
+    Only `MONAI_NETWORKS` and `OWN_NETWORKS` are accepted: a definition comes out of a file, and a file must not be
+    able to call anything else.
 
     Raises:
         ValueError: another class, or arguments the class refuses.
     """
     arguments = dict(definition)
     name = arguments.pop("_target_")
-    allowed = (*MONAI_NETWORKS, *classifiers.__all__)
+    allowed = (*MONAI_NETWORKS, *OWN_NETWORKS)
     if name not in allowed:
         raise ValueError(f"{name!r} is not one of the networks that can be built: {', '.join(allowed)}")
-    network_class = getattr(nets if name in MONAI_NETWORKS else classifiers, name)
+    network_class = OWN_NETWORKS[name] if name in OWN_NETWORKS else getattr(nets, name)
     try:
         network = network_class(**arguments)
     except TypeError as error:

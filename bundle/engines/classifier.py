@@ -40,7 +40,7 @@ class ClassifierTrainer(StageTrainer):
             `in_channels`, `autoencoder`) is added where the class takes it.
         optimizer: the optimiser's class with its settings bound.
         labelled: the labelled patches.
-        pretrained: the models of the pre-training.
+        pretrained: the models of the pre-training; None where nothing is taken from them.
         validation_interval: steps between validations.
         patience: validations without improvement that end the training; None goes to the last step.
         ema_decay: decay of the averaged weights, which are the ones validated and kept.
@@ -52,7 +52,7 @@ class ClassifierTrainer(StageTrainer):
         architecture: functools.partial,
         optimizer: Callable[..., torch.optim.Optimizer],
         labelled: LabelledPatches,
-        pretrained: PretrainedModels,
+        pretrained: PretrainedModels | None = None,
         validation_interval: int = 50,
         patience: int | None = None,
         ema_decay: float = 0.99,
@@ -88,7 +88,7 @@ class ClassifierTrainer(StageTrainer):
 
     def facts(self) -> dict[str, Any]:
         """What the artefact holds besides the network."""
-        return {"autoencoder_fingerprint": self.pretrained.fingerprint}
+        return {} if self.pretrained is None else {"autoencoder_fingerprint": self.pretrained.fingerprint}
 
     # What they share.
 
@@ -100,7 +100,7 @@ class ClassifierTrainer(StageTrainer):
             "classes": self.labelled.classes,
             "architecture": self.network.definition,
             "labelled data": self.labelled.fingerprint,
-            "autoencoder": self.pretrained.fingerprint,
+            "autoencoder": None if self.pretrained is None else self.pretrained.fingerprint,
             "optimiser": describe_optimizer(self.make_optimizer),
             "averaging": self.ema_decay,
             "validation": [self.validation_interval, self.best.patience],
@@ -111,7 +111,8 @@ class ClassifierTrainer(StageTrainer):
 
     def build_network(self) -> torch.nn.Module:
         """The network for these data, with its random start."""
-        self.pretrained.prepare()
+        if self.pretrained is not None:
+            self.pretrained.prepare()
         self.labelled.prepare()
         known = self.known()
         wanted = inspect.signature(self.architecture.func).parameters
