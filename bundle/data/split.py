@@ -6,6 +6,7 @@ Every choice depends on the file names, their classes and the seed, not on the o
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import re
 from collections.abc import Collection, Iterable, Mapping
@@ -261,3 +262,13 @@ def _draw(classes: dict[str, list[str]], wanted: dict[str, int], seed: list[int]
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def fingerprint_split(rows: Iterable[SplitRow]) -> str:
+    """SHA-256 over pixels and classes of the labelled images, parts "train" and "validation", in any order of rows.
+
+    Unlike `LabelledPatches.fingerprint` it knows neither patch size nor stain normalisation, so that what was selected
+    for a split fits all uses of it.
+    """
+    content = sorted((row.part, row.label, row.sha256) for row in rows if row.part in ("train", "validation"))
+    return hashlib.sha256(repr(content).encode()).hexdigest()
