@@ -6,8 +6,10 @@ Three ways in one run, on the same seeds and classes: "reference", a plain loop 
 each of them); "equal steps", the same sampler and steps as this bundle runs them (bf16 where the hardware computes in
 it, channels last); "few steps", the recommended setting (a second-order solver, guidance within an interval). For each:
 images a second, as a ratio of the reference, peak memory, mean absolute difference of the pictures where sampler and
-steps are equal, and the Fréchet distance to real tiles in the grey judge's features with a bootstrap interval. The
-first batch of each way is made twice, and the first of the two not timed.
+steps are equal, and the Fréchet distance to real tiles in the grey judge's features with a bootstrap interval; and the
+ratio of the few-step way's distance to the reference's, with an interval. A warm-up batch is not timed. What has been
+made is kept after each batch, so the same command continues where it was stopped. Since pictures at equal steps hardly
+differ, `--equal_images` may be fewer.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ import argparse
 import resource
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -29,11 +33,13 @@ from bundle.data.labelled import LabelledPatches  # noqa: E402
 from bundle.data.loader import read_images  # noqa: E402
 from bundle.data.transforms import scale_patch  # noqa: E402
 from bundle.diffusion.samplers import start_latents  # noqa: E402
-from bundle.files import write_json  # noqa: E402
+from bundle.files import write_atomically, write_json  # noqa: E402
 from bundle.inferers import GuidedLatentInferer  # noqa: E402
 from bundle.judge import Judge  # noqa: E402
-from bundle.metrics.frechet import bootstrap_interval, frechet_distance  # noqa: E402
+from bundle.metrics.frechet import bootstrap_interval, bootstrap_ratio, frechet_distance  # noqa: E402
 from bundle.randomness import ImageNoise  # noqa: E402
+
+KEPT_BATCHES = 8  # whose pictures are kept, to be compared
 
 
 def reference(
@@ -66,6 +72,40 @@ def reference(
         return models.decode(latents).cpu()
 
 
+def run_way(
+    name: str, make: Callable, batches: Sequence, judge: Judge, file: Path, identity: dict[str, Any]
+) -> dict[str, Any]:
+    """Makes all batches of one way, from where an earlier run of it was stopped.
+
+    Returns:
+        "features" [N, D], "pictures" (of the first `KEPT_BATCHES` batches), "seconds" and "peak" (bytes of memory).
+    """
+    on_gpu = torch.cuda.is_available()
+    done = {"identity": identity, "batches": 0, "features": [], "pictures": [], "seconds": 0.0, "peak": 0}
+    if file.is_file():
+        found = torch.load(file, weights_only=True)
+        if found["identity"] != identity:
+            raise ValueError(f"{file} was measured with other settings: {found['identity']}. Give another --output_dir")
+        done = found
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    if done["batches"] < len(batches):
+        make(*batches[0])  # warms caches up; not timed
+    for batch in tqdm(batches[done["batches"] :], desc=name, initial=done["batches"], total=len(batches)):
+        start = time.perf_counter()
+        pictures = make(*batch)
+        done["seconds"] += time.perf_counter() - start
+        # On a CPU the peak is the process's own, so far: it can only rise from one way to the next.
+        peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+        done["peak"] = max(done["peak"], peak)
+        done["features"].append(judge.features(pictures, "grey"))
+        if done["batches"] < KEPT_BATCHES:
+            done["pictures"].append(pictures)
+        done["batches"] += 1
+        write_atomically(file, lambda temporary: torch.save(done, temporary))
+    return {**done, "features": torch.cat(done["features"]), "pictures": torch.cat(done["pictures"])}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--adapted_dir", type=Path, required=True)
@@ -73,6 +113,7 @@ def main() -> None:
     parser.add_argument("--test_dir")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/bench"))
     parser.add_argument("--num_images", type=int, default=512, help="in all, spread over the classes")
+    parser.add_argument("--equal_images", type=int, default=64, help="images of the way with equal steps, of these")
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--guidance_scale", type=float, default=5.0)
     parser.add_argument("--reference_steps", type=int, default=200)
@@ -87,14 +128,19 @@ def main() -> None:
     labelled = LabelledPatches(
         given.dataset_dir, given.test_dir, models.patch_size, cache, split, split_file=given.adapted_dir / "split.csv"
     ).prepare()
-    part = labelled.part("unused", given.num_images).prepare()
+    part = labelled.part("unused").prepare()
     real = scale_patch(read_images(part))
-    # As many of each class as among the real tiles, so that the classes' shares can't make a distance.
-    labels, seeds = torch.as_tensor(part.labels), torch.arange(len(part))
+    # In the real tiles' shares of the classes, which therefore can't make a distance.
+    seeds = torch.arange(given.num_images)
+    labels = torch.as_tensor(part.labels)[torch.linspace(0, len(part) - 1, given.num_images).round().long()]
+    order = torch.randperm(given.num_images, generator=torch.Generator().manual_seed(0))
+    labels = labels[order]  # so that the first ones, which may be all of a way, are of all classes
     target = judge.features(real, "grey")
 
     equal = GuidedLatentInferer(given.guidance_scale, "ddim", given.reference_steps, "trailing", 1.0)
     few = GuidedLatentInferer(given.guidance_scale, "dpm_solver++", given.steps, "linspace", 0.0, given.interval)
+    settings = {name: str(value) for name, value in vars(given).items() if not name.endswith("_dir")}
+    identity = {**settings, "models": models.fingerprint}
     ways = {
         "reference": lambda seeds, labels: reference(
             models, seeds, labels.to(models.device), given.guidance_scale, given.reference_steps
@@ -104,32 +150,30 @@ def main() -> None:
     }
     rows, made = {}, {}
     for name, make in ways.items():
-        if models.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        batches = list(zip(seeds.split(given.batch_size), labels.split(given.batch_size)))
-        make(*batches[0])  # warms caches up; not timed
-        start = time.perf_counter()
-        made[name] = torch.cat([make(*batch) for batch in tqdm(batches, desc=name)])
-        seconds = time.perf_counter() - start
-        on_gpu = models.device.type == "cuda"
-        # On a CPU the peak is the process's own, so far: it can only rise from one way to the next.
-        peak = (
-            torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        )
-        features = judge.features(made[name], "grey")
+        count = min(given.equal_images, len(seeds)) if name == "equal steps" else len(seeds)
+        batches = list(zip(seeds[:count].split(given.batch_size), labels[:count].split(given.batch_size)))
+        made[name] = run_way(name, make, batches, judge, given.output_dir / f"{name.replace(' ', '_')}.pt", identity)
+        features = made[name]["features"]
         rows[name] = {
-            "images_per_second": round(len(seeds) / seconds, 3),
-            "peak_memory_GB": round(peak / 1e9, 2),
+            "images": count,
+            "images_per_second": round(count / made[name]["seconds"], 3),
+            "peak_memory_GB": round(made[name]["peak"] / 1e9, 2),
             "frechet_grey": round(frechet_distance(features, target), 4),
             "frechet_interval": [round(bound, 4) for bound in bootstrap_interval(features, target)],
         }
         rows[name]["ratio"] = round(rows[name]["images_per_second"] / rows["reference"]["images_per_second"], 2)
         print(f"{name}: {rows[name]}")
-    difference = ((made["equal steps"] - made["reference"]).abs().mean() * 127.5).item()
+    pictures = [made[name]["pictures"] for name in ("equal steps", "reference")]
+    shared = min(map(len, pictures))
+    difference = ((pictures[0][:shared] - pictures[1][:shared]).abs().mean() * 127.5).item()
     rows["equal steps"]["mean_absolute_difference"] = round(difference, 3)
-    print(f"equal steps against reference: mean absolute difference {difference:.3f} of 255")
-    settings = {name: str(value) for name, value in vars(given).items() if not name.endswith("_dir")}
-    write_json(given.output_dir / "bench.json", {"images": len(seeds), "settings": settings, "ways": rows})
+    print(f"equal steps against reference: mean absolute difference {difference:.3f} of 255, {shared} images")
+    few_features, reference_features = made["few steps"]["features"], made["reference"]["features"]
+    interval = bootstrap_ratio(few_features, reference_features, target)
+    rows["few steps"]["frechet_ratio"] = round(rows["few steps"]["frechet_grey"] / rows["reference"]["frechet_grey"], 4)
+    rows["few steps"]["frechet_ratio_interval"] = [round(bound, 4) for bound in interval]
+    print(f"few steps' distance over the reference's: {rows['few steps']['frechet_ratio']}, 95 % interval {interval}")
+    write_json(given.output_dir / "bench.json", {"real_tiles": len(real), "settings": identity, "ways": rows})
 
 
 if __name__ == "__main__":

@@ -35,11 +35,36 @@ def bootstrap_interval(
     Drawing again repeats images, which alone raises the distance, so the interval lies somewhat high; two intervals of
     sets of the same sizes can be compared.
     """
-    generator = torch.Generator().manual_seed(seed)
+    again = _Redraw(seed)
+    return _percentiles([frechet_distance(again(left), again(right)) for _ in range(draws)], level)
 
-    def again(features: torch.Tensor) -> torch.Tensor:
-        return features[torch.randint(len(features), (len(features),), generator=generator)]
 
-    found = torch.tensor([frechet_distance(again(left), again(right)) for _ in range(draws)], dtype=torch.float64)
-    tail = (1 - level) / 2
+def bootstrap_ratio(
+    one: torch.Tensor, other: torch.Tensor, target: torch.Tensor, draws: int = 200, seed: int = 0, level: float = 0.95
+) -> tuple[float, float]:
+    """Percentile interval of (distance of `one` to `target`) / (distance of `other` to `target`).
+
+    Each draw takes one resample of the target for both, so that what the target's tiles happen to be cancels. Features
+    [N, D]; `one` and `other` should be of one size, since the distance depends on it.
+    """
+    again = _Redraw(seed)
+    ratios = []
+    for _ in range(draws):
+        tiles = again(target)
+        ratios.append(frechet_distance(again(one), tiles) / frechet_distance(again(other), tiles))
+    return _percentiles(ratios, level)
+
+
+class _Redraw:
+    """Features [N, D] -> as many of them, drawn with replacement."""
+
+    def __init__(self, seed: int) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, features: torch.Tensor) -> torch.Tensor:
+        return features[torch.randint(len(features), (len(features),), generator=self.generator)]
+
+
+def _percentiles(values: list[float], level: float) -> tuple[float, float]:
+    found, tail = torch.tensor(values, dtype=torch.float64), (1 - level) / 2
     return found.quantile(tail).item(), found.quantile(1 - tail).item()

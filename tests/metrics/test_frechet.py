@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bundle.metrics.frechet import bootstrap_interval, frechet_distance
+from bundle.metrics.frechet import bootstrap_interval, bootstrap_ratio, frechet_distance
 from bundle.metrics.stain import density_statistics, relative_diversity, stain_distance
 
 
@@ -50,6 +50,14 @@ def test_interval_tells_sets_that_differ_from_sets_that_do_not():
     real, same, other = (torch.randn(300, 4, generator=generator) for _ in range(3))
     near, far = bootstrap_interval(same, real), bootstrap_interval(other + 1, real)
     assert near[0] < near[1] < far[0] < 4.5 < far[1] + 1
+
+
+def test_ratio_of_distances_to_one_target():
+    generator = torch.Generator().manual_seed(3)
+    real, same, other = (torch.randn(300, 4, generator=generator) for _ in range(3))
+    assert bootstrap_ratio(same, same.clone(), real)[0] < 1 < bootstrap_ratio(same, same.clone(), real)[1]
+    low, high = bootstrap_ratio(other + 2, other + 1, real)  # 16 over 4, but for the noise of finite sets
+    assert 3 < low < 4 < high < 5
 
 
 def test_density_of_flat_images():
