@@ -11,6 +11,24 @@ from bundle.data.transforms import orient
 COPY_RATIO = 1 / 3
 
 
+def oriented_distances(images: torch.Tensor, references: torch.Tensor, chunk: int = 64) -> torch.Tensor:
+    """Euclidean distance to each reference in that of its eight orientations which is nearest, [N, M] on the CPU.
+
+    Args:
+        images: [N, C, S, S], fp32 or fp64; in fp32 distances below a thousandth of the images' norm are noise.
+        references: [M, C, S, S], likewise.
+        chunk: images compared at once.
+    """
+    nearest = torch.full((len(images), len(references)), torch.inf, dtype=images.dtype)
+    for orientation in range(8):
+        turned = orient(references, orientation).flatten(1)
+        for start in range(0, len(images), chunk):
+            rows = slice(start, start + chunk)
+            distance = torch.cdist(images[rows].flatten(1), turned).cpu()
+            nearest[rows] = torch.minimum(nearest[rows], distance)
+    return nearest
+
+
 def nearest_ratios(generated: torch.Tensor, training: torch.Tensor, chunk: int = 64) -> torch.Tensor:
     """Distance to the nearest training image over that to the second nearest, fp32 [N] in [0, 1].
 
@@ -26,14 +44,7 @@ def nearest_ratios(generated: torch.Tensor, training: torch.Tensor, chunk: int =
     count = len(training)
     if count < 2:
         raise ValueError(f"{count} training images: the second nearest needs at least 2")
-    nearest = torch.full((len(generated), count), torch.inf)
-    for orientation in range(8):
-        turned = orient(training, orientation).flatten(1).float()
-        for start in range(0, len(generated), chunk):
-            rows = slice(start, start + chunk)
-            distance = torch.cdist(generated[rows].flatten(1).float(), turned).cpu()
-            nearest[rows] = torch.minimum(nearest[rows], distance)
-    two = nearest.topk(2, dim=1, largest=False).values
+    two = oriented_distances(generated.float(), training.float(), chunk).topk(2, dim=1, largest=False).values
     return two[:, 0] / two[:, 1].clamp(min=1e-12)
 
 

@@ -31,7 +31,7 @@ COLUMNS = (
     "random_ratio",
 )
 FACTS = ("pool", "pool_hash", "split", "classes", "ratios", "labelled", "quotas", "shortfall", "settings")
-REASON = re.compile("kept|other class|uncertain|other centroid|far half|copy of .+|beyond the quota")
+REASON = re.compile("kept|other class|uncertain|other centroid|far half|copy of .+|beyond the quota", re.DOTALL)
 AGAIN = "Make the selection again with configs/select.json"
 
 
@@ -88,11 +88,11 @@ def write_selection(path: str | Path, rows: Iterable[SelectionRow], facts: dict[
     writer.writerow(COLUMNS)
     for row in rows:
         writer.writerow(row._replace(kept=str(row.kept).lower()))  # None becomes an empty field
-    content = text.getvalue().encode()
+    content = text.getvalue().encode(errors="surrogateescape")
     facts = {"format": FORMAT, **facts, "table_sha256": hashlib.sha256(content).hexdigest()}
     facts = _check_facts(json.loads(json.dumps(facts, default=os.fspath)), path)
     facts["pool"] = str(Path(facts["pool"]).expanduser().absolute())
-    _parse(content.decode(), facts, path)
+    _parse(content.decode(errors="surrogateescape"), facts, path)
     write_atomically(path, lambda temporary: temporary.write_bytes(content))
     write_json(path.with_suffix(".json"), facts)
     return path
@@ -124,7 +124,7 @@ def read_selection(path: str | Path) -> tuple[list[SelectionRow], dict[str, Any]
             f"{path} is not the table that {path.with_suffix('.json').name} was written with: it was changed since, or "
             f"its writing was interrupted. {AGAIN}"
         )
-    return _parse(content.decode(), facts, path), facts
+    return _parse(content.decode(errors="surrogateescape"), facts, path), facts
 
 
 def selected_items(

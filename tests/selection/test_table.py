@@ -68,6 +68,12 @@ def test_round_trip(written, tmp_path):
     assert before == (written.read_bytes(), written.with_suffix(".json").read_bytes())
 
 
+@pytest.mark.parametrize("name", ['a, "b".png', "line\nbreak.png", "not \udcff UTF-8.png", "Gewebe_ä.png"])
+def test_reasons_name_files_of_any_name(written, name):
+    rows = [ROWS[2]._replace(reason=f"copy of {name}")]
+    assert read_selection(write_selection(written, rows, FACTS))[0] == rows
+
+
 def test_a_relative_pool_becomes_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = write_selection("selection.csv", ROWS, FACTS)
