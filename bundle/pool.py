@@ -25,6 +25,7 @@ from bundle.files import write_atomically, write_json
 from bundle.processes import lock_folder, rank_and_world_size
 
 FORMAT = "histodiffusion-pool/1"
+POOL_FILE = "pool.json"
 COLUMNS = ("file", "class", "seed", "generator", "sampler", "steps", "guidance_scale", "model_hash", "config_hash")
 WAITING_IMAGES = 256  # images in memory that wait for the disk
 
@@ -46,6 +47,9 @@ class Pool:
             "guidance_scale", where given, have columns in the manifest). No counts, batch sizes or paths.
         threads: images are compressed and written by so many threads.
         shared: whether the processes of one torchrun may fill it together.
+        extend: how it gets more images, kept in `pool.json` beside the identity: {"config": name of a config of this
+            bundle that takes --classes, --num_images, --dataset_dir and --output_dir, "settings": {all others, plain}},
+            or a function that gives it or None. None leaves there what is there.
     """
 
     def __init__(
@@ -54,9 +58,11 @@ class Pool:
         identity: dict[str, Any] | Callable[[], dict[str, Any]],
         threads: int = 4,
         shared: bool = False,
+        extend: dict[str, Any] | Callable[[], dict[str, Any] | None] | None = None,
     ) -> None:
         self.folder = Path(folder).expanduser()
         self.given_identity = identity
+        self.given_extend = extend
         self.threads = threads
         self.shared = shared
         self.identity: dict[str, Any] = {}
@@ -88,13 +94,14 @@ class Pool:
         return self
 
     @property
+    def hash(self) -> str:
+        """Of the identity, as in `pool.json`."""
+        return content_hash(self.identity)
+
+    @property
     def marks(self) -> dict[str, str]:
         """What every image of the pool says about its origin."""
-        return {
-            "Generator": self.identity["generator"],
-            "ModelHash": self.identity["model"],
-            "ConfigHash": content_hash(self.identity["settings"]),
-        }
+        return marks_of(self.identity)
 
     def path(self, name: str, seed: int) -> Path:
         """Where the image of a class and seed is or will be.
@@ -106,7 +113,7 @@ class Pool:
             raise ValueError(
                 f"the class {name!r} can't name a folder of a pool: rename it, without '/' and '\\' and a '.' in front"
             )
-        return self.folder / name / f"{name}_{seed}.png"
+        return self.folder / image_file(name, seed)
 
     def has(self, name: str, seed: int) -> bool:
         """Whether the image is there or about to be."""
@@ -114,6 +121,10 @@ class Pool:
 
     def __len__(self) -> int:
         return len(self._known)
+
+    def keys(self) -> list[Key]:
+        """Class and seed of each image on the disk, in order."""
+        return sorted(self._known)
 
     def add(self, name: str, seed: int, image: np.ndarray) -> None:
         """Writes an image in the background; one that is there already is left as it is.
@@ -185,7 +196,10 @@ class Pool:
         return FileLock(self.folder / ".manifest.lock")
 
     def _require_identity(self) -> None:
-        path = self.folder / "pool.json"
+        path = self.folder / POOL_FILE
+        extend = self.given_extend() if callable(self.given_extend) else self.given_extend
+        content = {"format": FORMAT, "hash": self.hash, "identity": self.identity}
+        content |= {} if extend is None else {"extend": extend}
         if not path.is_file():
             others = [entry.name for entry in self.folder.iterdir() if not entry.name.startswith(".")]
             if others:
@@ -193,7 +207,6 @@ class Pool:
                     f"{self.folder} is not a pool: it has no pool.json, but {', '.join(sorted(others)[:3])}. Choose "
                     "another folder with --output_dir or --dataset_dir"
                 )
-            content = {"format": FORMAT, "hash": content_hash(self.identity), "identity": self.identity}
             write_json(path, content)
             return
         try:
@@ -209,6 +222,8 @@ class Pool:
                 f"the pool {self.folder} was made by another model or with other settings ({listed or found['format']})"
                 ", and one pool doesn't mix them. Give the former ones, or choose another --output_dir"
             )
+        if extend is not None and found.get("extend") != extend:
+            write_json(path, content)
 
     def _find(self) -> set[Key]:
         """All images in the folder. Those that the manifest doesn't list say themselves where they come from."""
@@ -217,29 +232,22 @@ class Pool:
         for folder in self.folder.iterdir():
             if folder.name.startswith(".") or not folder.is_dir():
                 continue
-            pattern = re.compile(re.escape(folder.name) + r"_(0|[1-9][0-9]*)\.png")
             for entry in folder.iterdir():
-                name = pattern.fullmatch(entry.name)
-                if name is None:
+                seed = seed_of(entry)
+                if seed is None:
                     if entry.match(".*.tmp.png") and self._alone:
                         entry.unlink()  # of a run killed while it saved
                     continue
-                key = (folder.name, int(name[1]))
+                key = (folder.name, seed)
                 if key in listed or key in self._known or self._is_ours(entry, *key):
                     found.add(key)
         return found
 
     def _is_ours(self, path: Path, name: str, seed: int) -> bool:
         try:
-            marks = read_marks(path)
+            require_marks(path, {"Class": name, "Seed": str(seed), **self.marks})
         except OSError:
             return False  # half a file, as after a power failure; it will be made again
-        expected = {"Class": name, "Seed": str(seed), **self.marks}
-        found = {field: marks.get(field) for field in expected}
-        if found != expected:
-            raise ValueError(
-                f"{path} does not belong to this pool: its marks are {found}, expected {expected}. Remove it from there"
-            )
         return True
 
     def _listed(self) -> set[Key]:
@@ -264,6 +272,41 @@ class Pool:
         write_atomically(
             self.folder / "manifest.csv",
             lambda temporary: temporary.write_text(text.getvalue(), encoding="utf-8", newline=""),
+        )
+
+
+def image_file(name: str, seed: int) -> str:
+    """Name of an image within its pool."""
+    return f"{name}/{name}_{seed}.png"
+
+
+def seed_of(path: Path) -> int | None:
+    """The seed that an image in the folder of its class is named by; None for any other file."""
+    found = re.fullmatch(re.escape(path.parent.name) + r"_(0|[1-9][0-9]*)\.png", path.name)
+    return None if found is None else int(found[1])
+
+
+def marks_of(identity: dict[str, Any]) -> dict[str, str]:
+    """What every image of a pool says about its origin."""
+    return {
+        "Generator": identity["generator"],
+        "ModelHash": identity["model"],
+        "ConfigHash": content_hash(identity["settings"]),
+    }
+
+
+def require_marks(path: Path, expected: dict[str, str]) -> None:
+    """Refuses an image without the marks of its pool.
+
+    Raises:
+        ValueError: it has others; both are named.
+        OSError: it can't be read.
+    """
+    marks = read_marks(path)
+    found = {field: marks.get(field) for field in expected}
+    if found != expected:
+        raise ValueError(
+            f"{path} does not belong to this pool: its marks are {found}, expected {expected}. Remove it from there"
         )
 
 

@@ -1,6 +1,7 @@
 """What all tests share: the bundle on the import path, and a tiny pre-training."""
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -67,7 +68,42 @@ TINY_SYNTHESIS = {
     "precision": "fp32",
     "device": "cpu",
 }
-TINY_OF = {"adapt.json": TINY_ADAPTATION, "inference.json": TINY_SYNTHESIS}
+TINY_CLASSIFICATION = {
+    "patch_size": 32,
+    "generated_per_class": 10,
+    "labels_per_class": 4,
+    "validation_share": 0.25,
+    "trunk_arguments": {"patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2},
+    "classifier_steps": 4,
+    "classifier_batch_size": 4,
+    "classifier_warm_up": 1,
+    "validation_interval": 2,
+    "control_trees": 5,
+    "checkpoint_interval": 2,
+    "precision": "fp32",
+    "device": "cpu",
+}
+TINY_SELECTION = {
+    "patch_size": 32,
+    "generated_per_class": 10,
+    "scorer_steps": 4,
+    "scorer_batch_size": 8,
+    "scorer_channels": [8, 8, 8, 8],
+    "folds": 2,
+    "dropout_passes": 3,
+    "ratios": [50, 100],
+    "maximum_rounds": 0,
+    "inference_batch_size": 8,
+    "checkpoint_interval": 2,
+    "precision": "fp32",
+    "device": "cpu",
+}
+TINY_OF = {
+    "select.json": TINY_SELECTION,
+    "classify.json": TINY_CLASSIFICATION,
+    "adapt.json": TINY_ADAPTATION,
+    "inference.json": TINY_SYNTHESIS,
+}
 
 
 @pytest.fixture(scope="session")
@@ -99,6 +135,30 @@ def workflow():
         return made
 
     return make
+
+
+@pytest.fixture(scope="session")
+def selected(workflow, tmp_path_factory):
+    """A tiny selection from 16 candidates of each class, by scorers that have learnt their classes.
+
+    Called with a folder and settings it selects there once more, by the same scorers.
+    """
+    from candidates import fill_pool, keys, write_labelled
+
+    folder = tmp_path_factory.mktemp("selected")
+    given = {**write_labelled(folder), "pool_dir": str(fill_pool(folder / "pool", keys(16)))}
+    given |= {"cache_dir": str(folder / "cache"), "scorer_steps": 40, "scorer_learning_rate": 0.005}
+
+    def run(output_dir, **settings):
+        if folder / "run" != output_dir and not output_dir.exists():
+            output_dir.mkdir(parents=True)
+            for file in (folder / "run").glob("scorer*.pt"):
+                shutil.copy(file, output_dir)
+        workflow("select.json", **{**given, "output_dir": str(output_dir), **settings}).run()
+        return output_dir
+
+    run.folder, run.given = run(folder / "run"), given
+    return run
 
 
 @pytest.fixture(scope="session")

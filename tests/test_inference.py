@@ -89,6 +89,18 @@ def test_output_contract(finished, adapted):
     assert not list(finished.rglob("*.tmp*"))
 
 
+def test_the_pool_says_how_it_is_extended(finished, adapted):
+    """By plain values alone, paths absolute, and nothing that is of this run only."""
+    extend = json.loads((finished / "pool" / "pool.json").read_text())["extend"]
+    assert extend["config"] == "inference.json"
+    assert extend["settings"] == {
+        "adapted_dir": str(adapted), "device": "cpu", "precision": "fp32", "compile": False, "seed": 0,
+        "inference_batch_size": 4, "png_threads": 4, "sampler": "ddim", "num_inference_steps": 3, "eta": 1.0,
+        "spacing": "trailing", "guidance_scale": 100.0, "guidance_interval": None, "guidance_maximum_norm": None,
+        "guidance_temperature": None, "decoder": "adapted",
+    }  # fmt: skip
+
+
 def test_pictures_are_marked_and_show_rows_and_columns(finished):
     """Classes by columns of 136 pixels (patches of 32 enlarged by 4, with a gap), names above and at the left."""
     for name, columns in (("samples", 5), ("guidance_grid", 3), ("denoising", 4)):
@@ -193,7 +205,9 @@ def test_command_line_with_a_progress_bar_and_the_next_command(finished, adapted
     arguments = ["--adapted_dir", adapted, "--classes", "TUM,ADI", "--num_images", 2, "--guidance_scale", 100]
     run = subprocess.run(**command(tmp_path, *arguments))
     assert run.returncode == 0, run.stdout[-3000:]
-    assert re.search(r"synthesis: 100%.*4/4", run.stdout) and "next: " in run.stdout
+    assert re.search(r"synthesis: 100%.*4/4", run.stdout)
+    select = f"configs/select.json --pool_dir runs/synthesis/pool --split_file {adapted}/split.csv --dataset_dir"
+    assert f"next: python -m monai.bundle run training --config_file {select}" in run.stdout
     for name in ("pool/manifest.csv", "samples.png", "metrics.json", "config.json"):
         assert f"runs/synthesis/{name}" in run.stdout and (tmp_path / "runs/synthesis" / name).stat().st_size > 0
     assert [row["file"] for row in manifest(tmp_path / "runs/synthesis")] == [

@@ -162,6 +162,21 @@ def test_two_runs_can_t_fill_one_pool(tmp_path):
     Pool(tmp_path, IDENTITY).open().close()
 
 
+def test_how_it_is_extended_is_no_part_of_what_it_is(tmp_path):
+    def record(folder):
+        return json.loads((folder / "pool.json").read_text()).get("extend")
+
+    filled(tmp_path)
+    plain = json.loads((tmp_path / "pool.json").read_text())
+    assert "extend" not in plain
+    first, second = ({"config": "inference.json", "settings": {"seed": seed}} for seed in (0, 1))
+    for extend, kept in ((first, first), (second, second), (None, second), (lambda: first, first)):
+        with Pool(tmp_path, IDENTITY, extend=extend) as pool:
+            assert len(pool) == 3 and pool.hash == plain["hash"]
+        assert record(tmp_path) == kept
+    assert {**plain, "extend": first} == json.loads((tmp_path / "pool.json").read_text())
+
+
 @pytest.mark.parametrize("name", ["../TUM", "a/b", "..", ".hidden", "", "a\\b", "a\0b"])
 def test_a_class_name_can_t_lead_out_of_the_folder(tmp_path, name):
     with Pool(tmp_path / "pool", IDENTITY) as pool, pytest.raises(ValueError, match="can't name a folder"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ class LabelledPatches:
         split_path: where the split of this run is kept, its `split.csv`.
         split_file: a split to use as it is, of an earlier run or a user's own; images it does not list are left out.
             Its test files are looked up in the test set, or in the dataset where there is no test set.
+        parts: the parts of the split file that are looked up; the images of others need not be there.
         label_fraction, labels_per_class: how many labels are used, see :func:`bundle.data.split.choose_labelled`.
         judge_share: where neither is given, the share of the images, in [0, 1), that is left for the judge.
         validation_share: share of the labelled images to validate with.
@@ -86,6 +87,7 @@ class LabelledPatches:
         generated_slide: int = 6,
         pretraining_hashes: Callable[[], set[str] | None] | None = None,
         pretraining_overlap: str = "forbid",
+        parts: Collection[str] = PARTS,
         **store: Any,
     ) -> None:
         if not 0 <= judge_share < 1:
@@ -113,6 +115,7 @@ class LabelledPatches:
         self.generated_slide = generated_slide
         self.pretraining_hashes = pretraining_hashes
         self.pretraining_overlap = pretraining_overlap
+        self.wanted = PARTS if split_file is None else tuple(parts)
         self.store_arguments = store
         self.store: PatchStore | None = None
         self.classes: list[str] = []
@@ -145,7 +148,7 @@ class LabelledPatches:
         dataset, *rest = (_Source(store, path) for path in paths)
         test = rest[0] if rest else None
         rows, classes = self._draw(dataset) if self.split_file is None else self._adopt(dataset, test or dataset)
-        if test is not None and not any(row.part == "test" for row in rows):
+        if test is not None and "test" in self.wanted and not any(row.part == "test" for row in rows):
             rows += self._test_rows(test, classes)
         rows.sort(key=lambda row: (PARTS.index(row.part), classes.index(row.label), row.file))
         sources = {row: test if test is not None and row.part == "test" else dataset for row in rows}
@@ -222,6 +225,8 @@ class LabelledPatches:
             return str(write_generated_patches(folder, [slide], count, self.patch_size, self.seed, group_by="class"))
 
         dataset = write("generated_labelled", self.generated_slide, self.generated_per_class)
+        if "test" not in self.wanted:
+            return [dataset, *test]
         count = max(1, self.generated_per_class // 3)
         return [dataset, *(test or [write("generated_test", self.generated_slide + 1, count)])]
 
@@ -254,8 +259,9 @@ class LabelledPatches:
 
     def _adopt(self, dataset: _Source, test: _Source) -> tuple[list[SplitRow], list[str]]:
         """Rows of the split file, and the class names."""
-        rows = read_split(self.split_file)
-        classes = classes_of_split(rows, self.split_file)
+        listed = read_split(self.split_file)
+        classes = classes_of_split(listed, self.split_file)
+        rows = [row for row in listed if row.part in self.wanted]
         for row in rows:
             source = test if row.part == "test" else dataset
             found = source.hashes.get(row.file)
@@ -266,7 +272,7 @@ class LabelledPatches:
                     "was made of with --dataset_dir and --test_dir, or another --split_file"
                 )
         find_copies({row.file: row.label for row in rows if row.part != "test"}, dataset.hashes)
-        left_out = len(dataset.places.keys() - {row.file for row in rows if row.part != "test" or test is dataset})
+        left_out = len(dataset.places.keys() - {row.file for row in listed if row.part != "test" or test is dataset})
         if left_out:
             self._notes.append(f"left out, not in {self.split_file}: {left_out}")
         return rows, classes

@@ -272,14 +272,14 @@ def describe_optimizer(optimizer: functools.partial) -> list:
 def run_stages(
     stages: Sequence[StageTrainer | None], folder: RunFolder, results: Sequence[str], next_command: str
 ) -> None:
-    """Runs the stages one after the other in one folder, then says where the results are and what to run next.
+    """Runs the stages one after the other, then says where the results in `folder` are and what to run next.
 
     A stage that a setting leaves out is None. All are built and checked before the first runs, so that what the last
     one refuses is refused at once.
     """
+    present = [stage for stage in stages if stage is not None]
     folder.open()
     try:
-        present = [stage for stage in stages if stage is not None]
         if not present:
             raise ValueError("nothing to run: a setting switches this part off, such as --diffusion_adaptation none")
         for stage in present:
@@ -287,7 +287,8 @@ def run_stages(
         for stage in present:
             stage.run()
     finally:
-        folder.close()
+        for opened in (folder, *(stage.folder for stage in present)):  # some stages have one of their own
+            opened.close()
     folder.report(results, next_command)
 
 

@@ -13,12 +13,14 @@ import torch
 from monai.engines import SupervisedEvaluator
 
 from bundle.adapted import AdaptedModels
+from bundle.chain import is_inert
 from bundle.diffusion.samplers import timestep_pairs
 from bundle.inferers import GuidedLatentInferer
 from bundle.pictures import save_labelled_grid, to_uint8
 from bundle.pool import Pool
 from bundle.processes import rank_and_world_size
 from bundle.run_folder import RunFolder
+from bundle.workflow import executed_config, is_setting
 
 logger = logging.getLogger(__name__)
 
@@ -141,6 +143,26 @@ def run_synthesis(
     finally:
         pool.close()
         folder.close()
+
+
+def extension_record(config: str, paths: Sequence[str] = (), left_out: Sequence[str] = ()) -> dict[str, Any] | None:
+    """How the running config makes more images for its pool, see `extend` of `bundle.pool.Pool`; None outside a config.
+
+    Args:
+        config: the file of the running config, in `configs/`.
+        paths: settings that are paths, which are kept absolute.
+        left_out: settings that are of this run alone; others that are no plain values are left out by themselves.
+    """
+    executed = executed_config()
+    if executed is None:
+        return None
+    settings = {
+        name: value
+        for name, value in executed.items()
+        if is_setting(value) and is_inert(value) and name not in left_out
+    }
+    settings |= {name: os.path.abspath(os.path.expanduser(settings[name])) for name in paths if name in settings}
+    return {"config": config, "settings": settings}
 
 
 def figures(models: AdaptedModels, inferer: GuidedLatentInferer, count: int, seconds: float) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
 
@@ -11,7 +12,16 @@ from bundle.adapted import AdaptedModels
 from bundle.data.requests import RequestLoader, SynthesisRequests
 from bundle.inferers import GuidedLatentInferer
 from bundle.pictures import to_uint8
-from bundle.pool import Pool
+from bundle.pool import Key, Pool
+
+
+def requests_and_images(engine: Engine) -> tuple[list[Key], np.ndarray]:
+    """Class and seed of each image that an evaluator of requests has just made, and the images, uint8 [B, S, S, 3]."""
+    batch, output = engine.state.batch, engine.state.output
+    if isinstance(output, list):  # decollated
+        images = torch.stack([item["pred"] for item in output])
+        return [(item["class"], int(item["seed"])) for item in batch], to_uint8(images)
+    return list(zip(batch["class"], batch["seed"].tolist())), to_uint8(output["pred"])
 
 
 class PoolWriter:
@@ -30,13 +40,7 @@ class PoolWriter:
         engine.add_event_handler(Events.COMPLETED, lambda engine: self.pool.flush())
 
     def __call__(self, engine: Engine) -> None:
-        batch, output = engine.state.batch, engine.state.output
-        if isinstance(output, list):
-            images = torch.stack([item["pred"] for item in output])
-            requests = [(item["class"], int(item["seed"])) for item in batch]
-        else:
-            images, requests = output["pred"], list(zip(batch["class"], batch["seed"].tolist()))
-        for (name, seed), image in zip(requests, to_uint8(images)):
+        for (name, seed), image in zip(*requests_and_images(engine)):
             self.pool.add(name, seed, image)
 
 

@@ -419,6 +419,25 @@ def test_a_split_without_test_rows_tests_on_the_whole_test_set(patches):
     assert totals(patches(split_file=own, run="own").prepare())["test"] == 6
 
 
+def test_parts_of_a_split_that_are_not_asked_for_need_no_images(patches, data):
+    whole = patches(labels_per_class=4).prepare()
+    shutil.rmtree(data / "test")
+    for row in whole.parts["unused"]:
+        (data / "train" / row.file).unlink()
+    made = patches(test=None, split_file=whole.split_path, run="own", parts=("train", "validation")).prepare()
+    assert made.rows == whole.parts["train"] + whole.parts["validation"] and made.classes == whole.classes
+    assert made.fingerprint == whole.fingerprint and "left out" not in made.summary()
+    refused(patches(test=None, split_file=whole.split_path, run="other"), "is not a readable image of")
+
+
+def test_built_in_test_patches_are_made_where_they_are_asked_for(patches, tmp_path):
+    own = patches(dataset=None, test=None, generated_per_class=6, labels_per_class=4).prepare().split_path
+    shutil.rmtree(tmp_path / "cache")
+    settings = {"dataset": None, "test": None, "generated_per_class": 6, "split_file": own}
+    patches(**settings, run="own", parts=("train", "validation")).prepare()
+    assert (tmp_path / "cache/generated_labelled").is_dir() and not (tmp_path / "cache/generated_test").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

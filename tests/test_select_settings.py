@@ -1,0 +1,277 @@
+"""The settings of configs/select.json: found from anywhere, each does what it says, impossible ones refused at once."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from candidates import fill_pool, keys, write_labelled
+from conftest import TINY_SELECTION
+from helpers import root_cause
+from monai.bundle import ConfigWorkflow
+
+from bundle.selection.table import read_selection
+from bundle.workflow import is_setting
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = str(ROOT / "configs" / "select.json")
+
+
+def scorers(w):
+    return w("scoring")
+
+
+def all_are(values, expected):
+    values = list(values)
+    return len(values) > 0 and all(value == expected for value in values)
+
+
+def shape(w, name):
+    return {str(trainer.architecture.keywords[name]) for trainer in scorers(w)}
+
+
+def network(w, name):
+    return {str(trainer.architecture.keywords["arguments"][name]) for trainer in scorers(w)}
+
+
+def optimizers(w, name):
+    return {trainer.make_optimizer.keywords[name] for trainer in scorers(w)}
+
+
+def stains(w):
+    return [trainer.data_loader.dataset.transform.transforms[0] for trainer in scorers(w)]
+
+
+# Each setting a user may change, another value for it, and what then must have changed.
+FLAGS = [
+    ("pool_dir", "/some/where", lambda w: str(w("pool").folder) == "/some/where"),
+    ("dataset_dir", "/some/where", lambda w: w("labelled").dataset_dir == "/some/where"),
+    ("split_file", "my.csv", lambda w: str(w("labelled").split_file) == "my.csv"),
+    ("split_file", "my.csv", lambda w: "--split_file my.csv" in w("next_command")),
+    ("output_dir", "elsewhere", lambda w: str(w("folder").path) == "elsewhere"),
+    ("output_dir", "elsewhere", lambda w: str(w("labelled").split_path) == "elsewhere/split.csv"),
+    ("output_dir", "elsewhere", lambda w: str(w("selector").scorer.path) == "elsewhere/scorer.pt"),
+    ("output_dir", "elsewhere", lambda w: "--selection_file elsewhere/selection.csv" in w("next_command")),
+    ("scorer_dir", "elsewhere", lambda w: all_are((str(trainer.folder.path) for trainer in scorers(w)), "elsewhere")),
+    ("scorer_dir", "elsewhere", lambda w: str(w("selector").scorer.path) == "elsewhere/scorer.pt"),
+    ("scorer_dir", "elsewhere", lambda w: scorers(w)[0].handlers[1].keywords["log_dir"].startswith("elsewhere/")),
+    ("scorer_dir", "elsewhere", lambda w: w("folder").path != w("scorer_folder").path),
+    ("cache_dir", "elsewhere", lambda w: str(w("labelled").cache_dir) == "elsewhere"),
+    ("device", "cpu:0", lambda w: all_are((str(trainer.state.device) for trainer in scorers(w)), "cpu:0")),
+    ("device", "cpu:0", lambda w: str(w("selector").scorer.device) == "cpu:0"),
+    ("precision", "bf16", lambda w: all_are((str(t.autocast_dtype) for t in scorers(w)), "torch.bfloat16")),
+    ("seed", 70, lambda w: all_are((trainer.seed for trainer in scorers(w)), 70)),
+    ("seed", 70, lambda w: w("selector").rules.seed == scorers(w)[0].training.seed == 70),
+    ("patch_size", 48, lambda w: w("labelled").patch_size == w("pool").patch_size == 48),
+    ("patch_size", 48, lambda w: w("feature_extractor").keywords["side"] == 48),
+    ("normalise_stain", True, lambda w: w("labelled").store_arguments["normalise_stain"] is True),
+    ("class_names", ["ADI", "LYM"], lambda w: w("labelled").class_names == ["ADI", "LYM"]),
+    ("maximum_rejected_share", 0.5, lambda w: w("labelled").store_arguments["maximum_rejected_share"] == 0.5),
+    ("cache_gigabytes", 1, lambda w: w("labelled").store_arguments["cache_gigabytes"] == 1),
+    ("generated_per_class", 12, lambda w: w("labelled").generated_per_class == 12),
+    ("generated_slide", 9, lambda w: w("labelled").generated_slide == 9),
+    ("split_seed", 3, lambda w: w("labelled").seed == 3),
+    ("num_workers", 2, lambda w: all_are((trainer.data_loader.num_workers for trainer in scorers(w)), 2)),
+    ("ratios", [10, 30], lambda w: w("selector").ratios == [10, 30]),
+    ("balanced", True, lambda w: w("selector").balanced is True),
+    ("gates", "distance", lambda w: w("selector").rules.gates == "distance"),
+    ("entropy_quantile", 0.5, lambda w: w("selector").entropy_quantile == 0.5),
+    ("distance", "cosine", lambda w: w("selector").centroids.metric == "cosine"),
+    ("centroids", "with_synthetic", lambda w: w("selector").rules.centroids == "with_synthetic"),
+    ("keep_fraction", 0.25, lambda w: w("selector").rules.keep_fraction == 0.25),
+    ("copy_ratio", 0.1, lambda w: w("selector").rules.copy_ratio == 0.1),
+    ("maximum_rounds", 5, lambda w: w("selection").maximum_rounds == 5),
+    ("maximum_candidates", 7, lambda w: w("selection").maximum_candidates == 7),
+    ("scorer_trunk", "resnet18", lambda w: shape(w, "trunk") == {"resnet18"}),
+    ("scorer_trunk", "resnet18", lambda w: shape(w, "arguments") == {"{}"}),
+    ("scorer_weights", "w.pt", lambda w: all_are((str(t.trunk_weights) for t in scorers(w)), "w.pt")),
+    ("scorer_arguments", {"layers": [2]}, lambda w: shape(w, "arguments") == {"{'layers': [2]}"}),
+    ("scorer_channels", [4] * 4, lambda w: network(w, "block_inplanes") == {"[4, 4, 4, 4]"}),
+    ("scorer_norm_groups", 4, lambda w: network(w, "norm") == {"['group', {'num_groups': 4}]"}),
+    ("scorer_input_side", 64, lambda w: shape(w, "input_side") == {"64"}),
+    ("scorer_dropout", 0.5, lambda w: shape(w, "dropout") == {"0.5"}),
+    ("scorer_steps", 9, lambda w: all_are((trainer.steps for trainer in scorers(w)), 9)),
+    ("scorer_steps", 9, lambda w: all_are((t.data_loader.step_sampler.steps for t in scorers(w)), 9)),
+    ("scorer_batch_size", 6, lambda w: all_are((t.data_loader.items_per_batch for t in scorers(w)), 6)),
+    ("scorer_learning_rate", 1e-5, lambda w: optimizers(w, "lr") == {1e-5}),
+    ("scorer_weight_decay", 0.5, lambda w: optimizers(w, "weight_decay") == {0.5}),
+    ("scorer_ema_decay", 0.5, lambda w: all_are((trainer.ema_decay for trainer in scorers(w)), 0.5)),
+    ("density_probability", 0.5, lambda w: all_are((stain.prob for stain in stains(w)), 0.5)),
+    ("density_scale", 0.1, lambda w: all_are((stain.scale for stain in stains(w)), 0.1)),
+    ("density_scale", 0.1, lambda w: all_are((t.settings["stain variation"][1] for t in scorers(w)), 0.1)),
+    ("folds", 3, lambda w: len(scorers(w)) == 4),
+    ("dropout_passes", 7, lambda w: all_are((trainer.passes for trainer in scorers(w)), 7)),
+    ("feature_trunk", "resnet18", lambda w: w("feature_extractor").keywords["trunk"] == "resnet18"),
+    ("feature_weights", "w.pt", lambda w: w("selector").scorer.given_features.keywords["weights"] == "w.pt"),
+    ("feature_arguments", {"depth": 2}, lambda w: w("feature_extractor").keywords["arguments"] == {"depth": 2}),
+    ("feature_input_side", 224, lambda w: w("feature_extractor").keywords["input_side"] == 224),
+    ("inference_batch_size", 5, lambda w: w("selector").scorer.batch_size == 5),
+    ("inference_batch_size", 5, lambda w: all_are((trainer.batch_size for trainer in scorers(w)), 5)),
+    ("checkpoint_interval", 3, lambda w: all_are((t.checkpoint_interval for t in scorers(w)), 3)),
+    (
+        "mlflow_tracking_uri",
+        "file:///x",
+        lambda w: all_are((t.handlers[-1].keywords.get("tracking_uri") for t in scorers(w)), "file:///x"),
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def content(workflow, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("flags")
+
+    def make(**flags):
+        return workflow("select.json", **{"output_dir": str(folder), **flags}).parser.get_parsed_content
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def untouched(content):
+    return content()
+
+
+@pytest.mark.parametrize(
+    "flag, value, changed", FLAGS, ids=[f"{flag}-{number}" for number, (flag, *_) in enumerate(FLAGS)]
+)
+def test_each_flag_changes_what_it_says(content, untouched, flag, value, changed):
+    assert not changed(untouched), "it is so without the flag"
+    assert changed(content(**{flag: value}))
+
+
+def test_every_setting_has_its_flag_test():
+    config = json.loads(Path(CONFIG).read_text())
+    settings = {name for name, value in config.items() if is_setting(value) or name == "ratios"}
+    assert settings - {"description", "bundle_root", "next_command", "training"} == {flag for flag, *_ in FLAGS}
+
+
+def test_it_is_built_from_anywhere(tmp_path):
+    """Without data, pool and weights, from another folder, and nothing is written."""
+    code = (
+        "from monai.bundle import ConfigWorkflow\n"
+        f"w = ConfigWorkflow(config_file={CONFIG!r}, workflow_type='train')\n"
+        "w.initialize()\n"
+        "for name in ('scoring', 'selection'):\n"
+        "    assert w.parser.get_parsed_content(name)\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert not os.listdir(tmp_path)
+
+
+def test_defaults_are_those_documented(tmp_path):
+    made = ConfigWorkflow(config_file=CONFIG, output_dir=str(tmp_path))
+    made.initialize()
+    selector = made.parser.get_parsed_content("selector")
+    assert selector.ratios == [50, 100, 200, 300] and not selector.balanced and selector.entropy_quantile == 0.95
+    assert vars(selector.rules) == {
+        "gates": "both", "centroids": "real", "keep_fraction": 0.5, "copy_ratio": pytest.approx(1 / 3), "seed": 0
+    }  # fmt: skip
+    assert selector.labelled.wanted == ("train", "validation")
+    assert [trainer.stage for trainer in made.parser.get_parsed_content("scoring")] == [
+        *(f"scorer_fold_{number}" for number in range(1, 6)), "scorer"
+    ]  # fmt: skip
+
+
+COUNTS = ["patch_size", "scorer_steps", "scorer_batch_size", "dropout_passes", "maximum_candidates"]
+COUNTS += ["inference_batch_size", "checkpoint_interval"]
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [({name: 0}, f"--{name} is 0; it must be an integer of at least 1") for name in COUNTS]
+    + [
+        ({"folds": 1}, "--folds is 1"),
+        ({"maximum_rounds": -1}, "--maximum_rounds is -1; it must be an integer of at least 0"),
+        ({"ratios": []}, "--ratios are []"),
+        ({"ratios": [0, 50]}, "--ratios are [0, 50]"),
+        ({"gates": "none"}, "--gates is 'none'; it must be one of both, distance"),
+        ({"centroids": "mean"}, "--centroids is 'mean'"),
+        ({"distance": "l1"}, "the distance 'l1' is unknown: use one of squared_l2, cosine, mahalanobis"),
+        ({"keep_fraction": 0}, "--keep_fraction is 0"),
+        ({"copy_ratio": -1}, "--copy_ratio is -1"),
+        ({"entropy_quantile": 1.5}, "the quantile of the entropies is 1.5"),
+        ({"pool_di": "x"}, "nothing reads the setting --pool_di (did you mean --pool_dir?)"),
+        ({"feature_trunk": "test_vit"}, "--feature_trunk test_vit is given without --feature_weights"),
+        ({"split_file": "absent.csv"}, "there is no split 'absent.csv'. Check --split_file"),
+    ],
+)
+def test_bad_settings_are_refused_before_a_scorer_is_trained(workflow, selected, tmp_path, settings, message):
+    given = {**selected.given, "output_dir": str(tmp_path / "out"), **settings}
+    with pytest.raises(RuntimeError) as caught:
+        workflow("select.json", **given).run()
+    assert message in str(root_cause(caught.value))
+    assert not list((tmp_path).glob("out/scorer*"))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"gates": "distance"},
+        {"centroids": "with_synthetic"},
+        {"distance": "cosine"},
+        {"distance": "mahalanobis"},
+        {"keep_fraction": 0.25},
+        {"entropy_quantile": 0.05},
+        {"copy_ratio": 5},
+        {"ratios": [25, 75]},
+    ],
+)
+def test_each_rule_changes_the_table(selected, tmp_path, settings):
+    """Of images that are kept or refused, or at which distance; the scorers are the same."""
+    table = (selected(tmp_path / "run", **settings) / "selection.csv").read_bytes()
+    assert table != (selected.folder / "selection.csv").read_bytes()
+
+
+def test_another_seed_draws_another_control(selected, workflow, tmp_path):
+    """By the same scorers: they have a seed of their own for whoever builds a selector."""
+    tables = []
+    for seed in (0, 1):
+        made = workflow("select.json", **{**selected.given, "output_dir": str(selected.folder), "seed": seed})
+        selector = made.parser.get_parsed_content("selector")
+        pool = made.parser.get_parsed_content("pool").prepare()
+        selector.add_pool(pool)
+        tables.append(selector.decide(pool)[0])
+    drawn = [{row.file for row in rows if row.random_ratio} for rows in tables]
+    assert drawn[0] != drawn[1] and len(drawn[0]) == len(drawn[1]) == 18
+    assert [row._replace(random_ratio=0) for row in tables[0]] == [row._replace(random_ratio=0) for row in tables[1]]
+
+
+def test_balanced_quotas_are_the_same_for_unequal_classes(workflow, tmp_path):
+    """Of 8, 8 and 6 labelled images; 7.3 of each is 100 %."""
+    given = write_labelled(tmp_path)
+    split = Path(given["split_file"])
+    lines = [line for line in split.read_text().splitlines(keepends=True) if ",unused" not in line]
+    spare = [line for line in lines if ",TUM,train" in line][:2]
+    split.write_text("".join(line for line in lines if line not in spare))
+    given |= {"pool_dir": str(fill_pool(tmp_path / "pool", keys(4))), "cache_dir": str(tmp_path / "cache")}
+    found = []
+    for balanced in (False, True):
+        folder = tmp_path / f"balanced_{balanced}"
+        workflow("select.json", **given, output_dir=str(folder), balanced=balanced).run()
+        quotas = read_selection(folder / "selection.csv")[1]["quotas"]
+        found.append([of_class[100] for of_class in quotas.values()])
+    assert found == [[8, 8, 6], [7, 7, 7]]
+
+
+def test_the_command_line(tmp_path):
+    """From another folder, as the last command's output says it; a list is typed in brackets."""
+    given = write_labelled(tmp_path)
+    fill_pool(tmp_path / "pool", keys(4))
+    settings = {**TINY_SELECTION, **given, "pool_dir": "pool", "ratios": "[25,50]"}
+    flags = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    run = subprocess.run(
+        [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", CONFIG, *flags],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=inherited,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stdout[-3000:]
+    for name in ("selection.csv", "selection.json", "selection.png", "scorer.pt", "metrics.json", "config.json"):
+        assert f"runs/select/{name}" in run.stdout and (tmp_path / "runs/select" / name).stat().st_size > 0
+    facts = read_selection(tmp_path / "runs/select/selection.csv")[1]
+    assert facts["ratios"] == [25, 50] and facts["pool"] == str(tmp_path / "pool")
+    command = f"configs/classify.json --selection_file runs/select/selection.csv --split_file {given['split_file']}"
+    assert command in run.stdout
