@@ -12,7 +12,8 @@ from collections.abc import Hashable, Mapping
 import numpy as np
 import torch
 from monai.config import KeysCollection
-from monai.transforms import MapTransform, RandomizableTransform
+from monai.data import MetaTensor
+from monai.transforms import MapTransform, RandCoarseDropoutd, RandomizableTransform
 from PIL import Image
 
 from bundle.data.sources import read_rgb
@@ -172,6 +173,33 @@ class RandDensityd(RandomizableTransform, MapTransform):
             for key in self.key_iterator(result):
                 result[key] = _to_tensor(scale_density(_to_array(result[key]), self.factors))
         return result
+
+
+class RandErased(RandCoarseDropoutd):
+    """Fill a rectangle with noise, uniform in [-1, 1], per image; [3, S, S] in [-1, 1] in and out.
+
+    Random erasing (Zhong et al., AAAI 2020, arXiv 1708.04896): sides are drawn from 0.14 S to 0.57 S, which as areas
+    are the paper's 0.02 to 0.33; their ratio is between 0.25 and 4 (0.3 to 3.3 there).
+
+    Args:
+        keys: keys of images.
+        side: S.
+        prob: share of images, in [0, 1].
+
+    Raises:
+        ValueError: a share out of its range.
+    """
+
+    def __init__(self, keys: KeysCollection, side: int, prob: float = 0.0) -> None:
+        if not 0 <= prob <= 1:  # MONAI would take the nearest of the two
+            raise ValueError(f"--erasing_probability is {prob}; it must be {_STAIN_RANGES['prob']}")
+        smallest, largest = (max(1, round(share * side)) for share in (0.14, 0.57))
+        super().__init__(keys, 1, smallest, max_spatial_size=largest, fill_value=(-1.0, 1.0), prob=prob)
+
+    def __call__(self, data: Mapping[Hashable, object]) -> dict:
+        # Cloned, since MONAI writes into what it is given.
+        result = super().__call__({**data, **{key: data[key].clone() for key in self.key_iterator(data)}})
+        return {key: value.as_tensor() if isinstance(value, MetaTensor) else value for key, value in result.items()}
 
 
 class MacenkoNormalized(MapTransform):

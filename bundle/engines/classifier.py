@@ -78,6 +78,11 @@ class ClassifierTrainer(StageTrainer):
         """Logits [B, classes] of a training batch, with their graph."""
         raise NotImplementedError
 
+    def train_loss(self, batch: dict[str, torch.Tensor], labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits, fp32 [B, classes], and the loss of a training batch with its labels [B] on the device."""
+        logits = self.train_logits(batch).float()
+        return logits, functional.cross_entropy(logits, labels)
+
     def validation_loss(self, network: torch.nn.Module) -> float:
         """What is to become small, in nats."""
         raise NotImplementedError
@@ -151,8 +156,7 @@ class ClassifierTrainer(StageTrainer):
     def _iteration(self, engine: Any, batchdata: dict[str, torch.Tensor]) -> dict[str, float]:
         labels = batchdata["label"].to(self.state.device, non_blocking=True)
         self.network.train()
-        logits = self.train_logits(batchdata).float()
-        loss = functional.cross_entropy(logits, labels)
+        logits, loss = self.train_loss(batchdata, labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
@@ -215,7 +219,10 @@ class ImageClassifierTrainer(ClassifierTrainer):
     def predict(self, network: torch.nn.Module, part: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits and labels of one part of the labelled patches."""
         # Of a large archive few labels may be in use; a few thousand of the others say what they would all say.
-        source = self.labelled.part(part, MEASURED_UNUSED if part == "unused" else None)
+        return self.predict_source(network, self.labelled.part(part, MEASURED_UNUSED if part == "unused" else None))
+
+    def predict_source(self, network: torch.nn.Module, source: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits and labels of all items of a source."""
         loader = PartLoader(ItemDataset(source, self.preprocessing), self.batch_size)
         return predict(lambda batch: network(batch["image"].to(self.state.device)), loader)
 

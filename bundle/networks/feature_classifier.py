@@ -6,6 +6,8 @@ which needs features as well as logits, and the classifier that the augmentation
 
 from __future__ import annotations
 
+import difflib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -110,10 +112,10 @@ class FeatureClassifier(nn.Module):
         except Exception as error:
             raise ValueError(f"{path} can't be read as weights ({error}); is it complete?") from error
         own = self.trunk.state_dict()
-        if getattr(self.trunk, "pos_embed", None) is not None and hasattr(
-            timm.models.vision_transformer, "checkpoint_filter_fn"
-        ):
-            weights = timm.models.vision_transformer.checkpoint_filter_fn(weights, self.trunk)
+        # What timm itself does to published weights: renames, and resamples the embedding of another image size.
+        adapt = getattr(sys.modules[type(self.trunk).__module__], "checkpoint_filter_fn", None)
+        if adapt is not None:
+            weights = adapt(weights, self.trunk)
         found = {name: tensor for name, tensor in weights.items() if name in own}
         wrong = [name for name in own if name not in found or found[name].shape != own[name].shape]
         if wrong:
@@ -125,13 +127,21 @@ class FeatureClassifier(nn.Module):
 
 
 def known_model(name: str) -> Any:
-    """timm's default configuration of a model, by a name it lists itself; names of the hub would be downloaded.
+    """timm's configuration of a model, by a name it lists itself; names of the hub would be downloaded.
+
+    Args:
+        name: such as "vit_base_patch16_224", or with the tag of published weights, "vit_base_patch16_224.dino", whose
+            mean and standard deviation of colours are then those of the tag.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: an unknown name or tag.
     """
-    base = name.split(".")[0]
-    if base not in timm.list_models():
-        close = ", ".join(timm.list_models(f"*{base.split('_')[0]}*")[:5]) if base.isidentifier() else ""
+    base, names = name.split(".")[0], timm.list_models()
+    if base not in names:
+        close = ", ".join(difflib.get_close_matches(base, names, n=5))
         raise ValueError(f"timm has no model {name!r}" + (f"; similar: {close}" if close else ""))
-    return timm.get_pretrained_cfg(base, allow_unregistered=False) or timm.models.PretrainedCfg()
+    if name != base and name not in timm.list_models(f"{base}.*", pretrained=True):
+        raise ValueError(
+            f"timm has no weights {name!r}: it has {', '.join(timm.list_models(f'{base}.*', pretrained=True))}"
+        )
+    return timm.get_pretrained_cfg(name, allow_unregistered=False) or timm.models.PretrainedCfg()

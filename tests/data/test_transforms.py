@@ -14,6 +14,7 @@ from bundle.data.sources import find_items, read_rgb
 from bundle.data.transforms import (
     LoadPatchd,
     MacenkoNormalized,
+    RandErased,
     RandOrientationd,
     RandStaind,
     ResizePatchd,
@@ -265,3 +266,33 @@ def test_macenko_brings_real_slides_closer_together():
         after.append(np.mean([stain.macenko_normalise(patch).mean(axis=(0, 1)) for patch in tissue], axis=0))
     assert len(before) >= 4
     assert np.std(after, axis=0).mean() < np.std(before, axis=0).mean()
+
+
+def test_erasing_fills_one_rectangle_with_noise_and_leaves_the_rest():
+    image = torch.linspace(-1, 1, 3 * 50 * 50).reshape(3, 50, 50)
+    erase = RandErased("image", side=50, prob=0.25)
+    before, erased, sides = image.clone(), 0, []
+    for seed in range(300):
+        erase.set_random_state(seed)
+        found = erase({"image": image, "label": 1})
+        assert type(found["image"]) is torch.Tensor and found["label"] == 1 and found["image"].abs().max() <= 1
+        changed = (found["image"] != image).all(0)
+        if changed.any():
+            erased += 1
+            rows, columns = (np.flatnonzero(changed.any(axis)) for axis in (1, 0))
+            sides += [len(rows), len(columns)]
+            inside = changed[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+            assert inside.all() and inside.sum() == changed.sum() == len(rows) * len(columns)
+            assert found["image"][:, changed].unique().numel() > 30, "noise, and not one value"
+            erase.set_random_state(seed)
+            assert torch.equal(found["image"], erase({"image": image})["image"])
+        else:
+            assert torch.equal(found["image"], image)
+    assert torch.equal(image, before), "the image given is not changed"
+    assert 50 < erased < 100 and min(sides) == 7 and max(sides) == 28
+
+
+@pytest.mark.parametrize("prob", [-0.1, 1.1])
+def test_erasing_refuses_what_monai_would_clip(prob):
+    with pytest.raises(ValueError, match=rf"--erasing_probability is {prob}; it must be in \[0, 1\]"):
+        RandErased("image", side=50, prob=prob)

@@ -6,7 +6,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from bundle.report.plots import save_lines
+from bundle.report.plots import save_confusion, save_lines
 
 LABELS = ("timestep t", "balanced accuracy")
 LINES = {"validation": ([0, 500, 999], [0.9, 0.5, 0.11]), "test": ([0, 500, 999], [0.8, 0.45, 0.12])}
@@ -52,3 +52,11 @@ def test_a_failed_plot_leaves_the_old_one(tmp_path, monkeypatch):
 def test_figures_out_of_range_are_no_error(tmp_path, y):
     save_lines(tmp_path / "plot.png", {"validation": ([0, 500, 999], y)}, LABELS, level=("chance", 1 / 9))
     pixels(tmp_path / "plot.png")
+
+
+def test_confusion_matrix_is_drawn_for_any_counts(tmp_path):
+    def drawn(counts):
+        save_confusion(tmp_path / "confusion.png", counts, ["ADI", "LYM"], "held-out slides")
+        return pixels(tmp_path / "confusion.png")
+
+    assert len({drawn(counts) for counts in ([[3, 0], [1, 2]], [[0, 3], [1, 2]], [[3, 0], [0, 0]])}) == 3

@@ -1,0 +1,210 @@
+"""Each setting of configs/classify.json does what it says, and what is no setting, or no number, is refused at once."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import root_cause
+from monai.bundle import ConfigWorkflow
+
+from bundle.workflow import is_setting
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = str(ROOT / "configs" / "classify.json")
+
+
+def trainer(w):
+    return w("classification#trainer")
+
+
+def shape(w, name):
+    return trainer(w).architecture.keywords[name]
+
+
+def transforms(w):
+    return trainer(w).data_loader.dataset.transform.transforms
+
+
+def recorded(w, name):
+    return trainer(w).settings[name]
+
+
+def normalised(w):
+    """How many transforms normalise the stain of what is measured, and of what the colour control sees."""
+    return [len(seen.transforms) for seen in (trainer(w).preprocessing.transforms[0], w("control").preprocessing)]
+
+
+def both(w, name):
+    return {getattr(stage, name) for stage in (trainer(w), w("control"))}
+
+
+# Each setting a user may change, another value for it, and what then must have changed.
+FLAGS = [
+    ("dataset_dir", "/some/where", lambda w: w("labelled").dataset_dir == "/some/where"),
+    ("test_dir", "/some/where", lambda w: w("labelled").test_dir == "/some/where"),
+    ("output_dir", "elsewhere", lambda w: str(w("folder").path) == "elsewhere"),
+    ("output_dir", "elsewhere", lambda w: str(w("labelled").split_path) == "elsewhere/split.csv"),
+    ("output_dir", "elsewhere", lambda w: trainer(w).handlers[1].keywords["log_dir"].startswith("elsewhere/")),
+    ("output_dir", "elsewhere", lambda w: both(w, "folder") == {w("folder")} and str(w("folder").path) == "elsewhere"),
+    ("cache_dir", "elsewhere", lambda w: str(w("labelled").cache_dir) == "elsewhere"),
+    ("device", "cpu:0", lambda w: str(trainer(w).state.device) == "cpu:0"),
+    ("precision", "bf16", lambda w: str(trainer(w).autocast_dtype) == "torch.bfloat16"),
+    ("seed", 70, lambda w: both(w, "seed") == {70} and trainer(w).data_loader.step_sampler.seed == 70),
+    ("patch_size", 48, lambda w: w("labelled").patch_size == 48 and transforms(w)[3].dropper.spatial_size == 7),
+    ("normalise_stain", True, lambda w: w("augmented").normalise_stain is True and normalised(w) == [1, 1]),
+    ("split_file", "my.csv", lambda w: str(w("labelled").split_file) == "my.csv"),
+    ("label_fraction", 0.3, lambda w: w("labelled").label_fraction == 0.3 and w("labelled").split_file is None),
+    ("labels_per_class", 6, lambda w: w("labelled").labels_per_class == 6 and w("labelled").split_file is None),
+    ("validation_share", 0.4, lambda w: w("labelled").validation_share == 0.4),
+    ("split_seed", 7, lambda w: w("labelled").seed == 7),
+    ("class_names", ["ADI", "LYM"], lambda w: w("labelled").class_names == ["ADI", "LYM"]),
+    ("maximum_rejected_share", 0.5, lambda w: w("labelled").store_arguments["maximum_rejected_share"] == 0.5),
+    ("cache_gigabytes", 1, lambda w: w("labelled").store_arguments["cache_gigabytes"] == 1),
+    ("generated_per_class", 12, lambda w: w("labelled").generated_per_class == 12),
+    ("generated_slide", 9, lambda w: w("labelled").generated_slide == 9),
+    ("num_workers", 2, lambda w: trainer(w).data_loader.num_workers == 2),
+    ("selection_file", "s.csv", lambda w: str(trainer(w).augmented.selection_file) == "s.csv"),
+    ("ratio", 200, lambda w: w("augmented").ratio == 200),
+    ("selection", "random", lambda w: w("augmented").selection == "random"),
+    ("pool_dir", "elsewhere", lambda w: str(w("augmented").pool_dir) == "elsewhere"),
+    ("synthetic_share", 0.5, lambda w: w("augmented").synthetic_share == 0.5),
+    ("real_repeats", 4, lambda w: w("augmented").real_repeats == 4),
+    ("geometry", "none", lambda w: type(transforms(w)[1]).__name__ == "Identityd"),
+    ("geometry", "none", lambda w: recorded(w, "geometry") == "none"),
+    ("density_probability", 0.5, lambda w: transforms(w)[0].prob == 0.5 == recorded(w, "stain variation")[0]),
+    ("density_scale", 0.15, lambda w: transforms(w)[0].scale == 0.15 == recorded(w, "stain variation")[1]),
+    ("erasing_probability", 0.5, lambda w: transforms(w)[3].prob == 0.5 == recorded(w, "erasing")),
+    ("mixup_alpha", 0.8, lambda w: trainer(w).mixup_alpha == 0.8),
+    ("cutmix_alpha", 1.0, lambda w: trainer(w).cutmix_alpha == 1.0),
+    ("label_smoothing", 0.3, lambda w: trainer(w).label_smoothing == 0.3),
+    ("trunk", "resnet18", lambda w: shape(w, "trunk") == "resnet18"),
+    ("trunk_arguments", {}, lambda w: shape(w, "arguments") == {}),
+    ("trunk_weights", "w.pt", lambda w: trainer(w).trunk_weights == "w.pt"),
+    ("input_side", 224, lambda w: shape(w, "input_side") == 224),
+    ("classifier_dropout", 0.3, lambda w: shape(w, "dropout") == 0.3),
+    ("classifier_steps", 9, lambda w: trainer(w).steps == trainer(w).data_loader.step_sampler.steps == 9),
+    ("classifier_steps", 9, lambda w: trainer(w).make_schedule.keywords["t_total"] == 9),
+    ("classifier_batch_size", 6, lambda w: trainer(w).data_loader.items_per_batch == 6),
+    ("classifier_learning_rate", 1e-5, lambda w: trainer(w).make_optimizer.keywords["lr"] == 1e-5),
+    (
+        "classifier_learning_rate",
+        1e-5,
+        lambda w: trainer(w).make_schedule.keywords["end_lr"] == pytest.approx(1e-7, abs=1e-12),
+    ),
+    ("classifier_weight_decay", 0.01, lambda w: trainer(w).make_optimizer.keywords["weight_decay"] == 0.01),
+    ("classifier_warm_up", 7, lambda w: trainer(w).make_schedule.keywords["warmup_steps"] == 7),
+    ("classifier_ema_decay", 0.5, lambda w: trainer(w).ema_decay == 0.5),
+    ("validation_interval", 3, lambda w: trainer(w).validation_interval == 3),
+    ("patience", 3, lambda w: trainer(w).best.patience == 3),
+    ("control_trees", 9, lambda w: w("control").trees == 9),
+    ("maximum_unused", 100, lambda w: both(w, "maximum_unused") == {100}),
+    ("inference_batch_size", 5, lambda w: trainer(w).batch_size == 5),
+    ("checkpoint_interval", 3, lambda w: trainer(w).checkpoint_interval == 3),
+    ("mlflow_tracking_uri", "file:///x", lambda w: trainer(w).handlers[-1].keywords.get("tracking_uri") == "file:///x"),
+]
+# Settings that mean nothing without these, or whose place the tiny settings take.
+BESIDE = {
+    **dict.fromkeys(("ratio", "selection", "pool_dir", "synthetic_share"), {"selection_file": "selection.csv"}),
+    "split_file": {"labels_per_class": None},
+    "label_fraction": {"labels_per_class": None},
+    "trunk_arguments": {},
+}
+
+
+@pytest.fixture(scope="module")
+def content(workflow, tmp_path_factory):
+    folder = str(tmp_path_factory.mktemp("flags"))
+
+    def make(**flags):
+        return workflow("classify.json", **{"output_dir": folder, **flags}).parser.get_parsed_content
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "flag, value, changed", FLAGS, ids=[f"{flag}-{number}" for number, (flag, *_) in enumerate(FLAGS)]
+)
+def test_each_flag_changes_what_it_says(content, flag, value, changed):
+    beside = BESIDE.get(flag, {})
+    assert not changed(content(**beside)), "it is so without the flag"
+    assert changed(content(**beside, **{flag: value}))
+
+
+def test_every_setting_has_its_flag_test():
+    config = json.loads(Path(CONFIG).read_text())
+    settings = {name for name, value in config.items() if is_setting(value)} - {
+        "description",
+        "bundle_root",
+        "training",
+    }
+    assert settings | {"trunk_arguments"} == {flag for flag, *_ in FLAGS}
+
+
+def test_the_command_of_the_adaptation_is_followed_by_this_one_without_flags():
+    """By default it reads the split that the adaptation writes by default."""
+    made = ConfigWorkflow(config_file=CONFIG, bundle_root=str(ROOT))
+    made.initialize()
+    adapt = json.loads((ROOT / "configs" / "adapt.json").read_text())
+    labelled = made.parser.get_parsed_content("labelled")
+    assert str(labelled.split_file) == adapt["output_dir"] + "/split.csv"
+    for name in ("generated_per_class", "generated_slide", "seed"):
+        assert getattr(labelled, name) == adapt[name]
+    pretrain = json.loads((ROOT / "configs" / "pretrain.json").read_text())
+    assert labelled.patch_size == pretrain["patch_size"]
+
+
+def test_the_papers_settings_are_its_own():
+    made = ConfigWorkflow(config_file=[CONFIG, str(ROOT / "configs" / "paper_classify.json")], bundle_root=str(ROOT))
+    made.initialize()
+    w = made.parser.get_parsed_content
+    images = 5000
+    assert shape(w, "trunk") == "vit_base_patch16_224" and shape(w, "input_side") == 224
+    assert trainer(w).data_loader.items_per_batch == 128 and trainer(w).make_optimizer.keywords["lr"] == 1e-4
+    assert trainer(w).steps == 200 * (images // 128)
+    assert trainer(w).make_schedule.keywords["warmup_steps"] == 5 * (images // 128)
+    assert (trainer(w).mixup_alpha, trainer(w).cutmix_alpha, trainer(w).label_smoothing) == (0.8, 1.0, 0.1)
+    assert transforms(w)[3].prob == 0.25 and trainer(w).make_optimizer.keywords["weight_decay"] == 0.05
+
+
+COUNTS = [
+    "patch_size", "classifier_steps", "classifier_batch_size", "validation_interval", "control_trees",
+    "inference_batch_size", "checkpoint_interval",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("flag, value", [*((flag, 0) for flag in COUNTS), ("classifier_steps", 2.5)])
+def test_a_number_of_things_that_is_none_is_refused_at_once(workflow, tmp_path, flag, value):
+    with pytest.raises(RuntimeError) as caught:
+        workflow("classify.json", output_dir=str(tmp_path / "out"), **{flag: value})
+    assert str(root_cause(caught.value)) == f"--{flag} is {value!r}; it must be an integer of at least 1"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "flag, meant",
+    [("ratios", "ratio"), ("selected_file", "selection_file"), ("pretrained_dir", None), ("judge_steps", None)],
+)
+def test_unknown_flags_are_refused_with_a_hint(workflow, tmp_path, flag, meant):
+    with pytest.raises(RuntimeError) as caught:
+        workflow("classify.json", output_dir=str(tmp_path / "out"), **{flag: 5})
+    message = str(root_cause(caught.value))
+    assert f"nothing reads the setting --{flag}" in message
+    assert meant is None or f"did you mean --{meant}?" in message
+
+
+def test_nothing_is_read_or_written_before_it_runs(tmp_path):
+    """From another folder, as MONAI's own tools do; both run ids are built."""
+    code = (
+        "from monai.bundle import ConfigWorkflow\n"
+        f"w = ConfigWorkflow(config_file={CONFIG!r}, workflow_type='train')\n"
+        "w.initialize()\n"
+        "for name in ('classification#trainer', 'control', 'labelled'):\n"
+        "    w.parser.get_parsed_content(name)\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert not os.listdir(tmp_path)
