@@ -10,11 +10,12 @@ from monai.bundle import ConfigWorkflow
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def run_config(name: str, **settings: Any) -> None:
+def run_config(name: str, run_id: str = "run", **settings: Any) -> None:
     """Runs `configs/<name>` with settings in place of its defaults, in this process.
 
     Args:
         name: file name of a config of this bundle, such as "inference.json".
+        run_id: what of it to run.
         settings: plain values by the names of the flags.
 
     Raises:
@@ -29,6 +30,7 @@ def run_config(name: str, **settings: Any) -> None:
     kind = "infer" if name == "inference.json" else "train"
     workflow = ConfigWorkflow(
         config_file=str(ROOT / "configs" / name),
+        run_id=run_id,
         workflow_type=kind,
         logging_file=False,
         bundle_root=str(ROOT),
@@ -41,6 +43,8 @@ def run_config(name: str, **settings: Any) -> None:
 
 def is_inert(value: Any) -> bool:
     """Whether a value is plain data of which MONAI evaluates nothing."""
+    if isinstance(value, dict):  # "_target_" and its like would make it a component
+        return all(isinstance(name, str) and not name.startswith("_") for name in value) and is_inert([*value.values()])
     if isinstance(value, (list, tuple)):
         return all(map(is_inert, value))
     if isinstance(value, str):
