@@ -64,8 +64,7 @@ class StudyPools:
         logger.info(f"study: selection of {name}")
         run_config(
             "select.json",
-            **self.labelled_data(),
-            **self.selection,
+            **{**self.labelled_data(), **self.selection},
             pool_dir=str(pool),
             split_file=split_file,
             scorer_dir=scorer_dir,
@@ -109,10 +108,11 @@ class StudyPools:
 
     def adapt(self, folder: Path, run_id: str, adapted_dir: Path, **settings: Any) -> None:
         """Runs configs/adapt.json on the split of another adaptation."""
+        shared = {name: value for name, value in self.data.items() if name != "patch_size"}  # the pre-training's
         run_config(
             "adapt.json",
             run_id,
-            **{**self.labelled_data(), "test_dir": self.data.get("test_dir"), **self.adaptation, **settings},
+            **{**shared, **self.adaptation, **settings},
             split_file=str(adapted_dir / "split.csv"),
             output_dir=str(folder),
         )

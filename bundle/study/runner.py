@@ -130,8 +130,7 @@ class Study:
             run_config(
                 "classify.json",
                 "colour_control" if row.name == COLOUR else "run",
-                **self.data,
-                **settings,
+                **{**self.data, **settings},
                 split_file=str(adapted / "split.csv"),
                 output_dir=str(run["folder"]),
             )
@@ -176,7 +175,9 @@ class Study:
             return self.adapted_dir
         folder = self.place(seed) / "adapt"
         if not (folder / "latent_classifier.pt").is_file():
-            run_config("adapt.json", **self.data, **self.chain["adaptation"], seed=seed, output_dir=str(folder))
+            settings = {**self.data, **self.chain["adaptation"], "seed": seed}
+            settings.pop("patch_size", None)  # is the pre-training's
+            run_config("adapt.json", **settings, output_dir=str(folder))
         return folder
 
     def selection(self, pool: str, seed: int) -> Path:
