@@ -43,9 +43,9 @@ class GuidedLatentInferer(Inferer):
     def __init__(
         self,
         guidance_scale: float = 5.0,
-        sampler: str = "ddim",
-        num_inference_steps: int = 50,
-        spacing: str = "trailing",
+        sampler: str = "dpm_solver++",
+        num_inference_steps: int = 20,
+        spacing: str = "linspace",
         eta: float = 1.0,
         guidance_interval: Sequence[int] | None = None,
         guidance_maximum_norm: float | None = None,

@@ -74,7 +74,7 @@ def test_output_contract(finished, adapted):
         (name, str(seed)) for name in ("ADI", "STR", "TUM") for seed in range(5)
     ]
     assert {(row["generator"], row["sampler"], row["steps"], row["guidance_scale"]) for row in rows} == {
-        ("HistoDiffusion", "ddim", "3", "100.0")
+        ("HistoDiffusion", "dpm_solver++", "3", "100.0")
     }
     assert {row["model_hash"] for row in rows} == {metrics["model"]}
     for row in rows:
@@ -95,8 +95,8 @@ def test_the_pool_says_how_it_is_extended(finished, adapted):
     assert extend["config"] == "inference.json"
     assert extend["settings"] == {
         "adapted_dir": str(adapted), "device": "cpu", "precision": "fp32", "compile": False, "seed": 0,
-        "inference_batch_size": 4, "png_threads": 4, "sampler": "ddim", "num_inference_steps": 3, "eta": 1.0,
-        "spacing": "trailing", "guidance_scale": 100.0, "guidance_interval": None, "guidance_maximum_norm": None,
+        "inference_batch_size": 4, "png_threads": 4, "sampler": "dpm_solver++", "num_inference_steps": 3, "eta": 1.0,
+        "spacing": "linspace", "guidance_scale": 100.0, "guidance_interval": None, "guidance_maximum_norm": None,
         "guidance_temperature": None, "decoder": "adapted",
     }  # fmt: skip
 
@@ -254,7 +254,7 @@ def test_bad_input_is_refused_before_anything_is_made(workflow, adapted, tmp_pat
     [
         ({"guidance_scale": 7}, "guidance_scale: 100.0 there, 7.0 here"),
         ({"decoder": "pretrained"}, "model: [0-9a-f]{64} there, [0-9a-f]{64} here"),
-        ({"eta": 0.5}, "eta: 1.0 there, 0.5 here"),
+        ({"spacing": "leading"}, "spacing: linspace there, leading here"),
     ],
 )
 def test_a_pool_of_another_model_or_config_is_refused(finished, synthesise, settings, named):

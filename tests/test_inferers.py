@@ -31,7 +31,8 @@ def models(adapted):
 
 
 def inferer(**settings):
-    return GuidedLatentInferer(**{"num_inference_steps": 4, "guidance_scale": 100.0, "precision": "fp32", **settings})
+    fixed = {"num_inference_steps": 4, "sampler": "ddim", "spacing": "trailing", "guidance_scale": 100.0}
+    return GuidedLatentInferer(**{**fixed, "precision": "fp32", **settings})
 
 
 def test_images_are_those_of_the_sampler(models):
