@@ -49,7 +49,7 @@ class MixedLatents:
         labelled: LatentCache,
         unlabelled: LatentCache | None = None,
         pretraining: LatentCache | None = None,
-        pretraining_share: float = 0.5,
+        pretraining_share: float = 0.1,
     ) -> None:
         if not 0 < pretraining_share < 1:
             raise ValueError(f"--pretraining_share is {pretraining_share}; it must lie between 0 and 1")
