@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -112,8 +113,10 @@ def main() -> None:
     parser.add_argument("--dataset_dir", required=True)
     parser.add_argument("--test_dir")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/bench"))
-    parser.add_argument("--num_images", type=int, default=512, help="in all, spread over the classes")
-    parser.add_argument("--equal_images", type=int, default=64, help="images of the way with equal steps, of these")
+    parser.add_argument(
+        "--num_images", type=int, default=512, help="of a way, in all; a larger number later keeps what was made"
+    )
+    parser.add_argument("--equal_images", type=int, default=64, help="of the way with equal steps")
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--guidance_scale", type=float, default=5.0)
     parser.add_argument("--reference_steps", type=int, default=200)
@@ -121,6 +124,10 @@ def main() -> None:
     parser.add_argument("--interval", type=int, nargs=2, help="lowest and highest t with guidance in the few-step way")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     given = parser.parse_args()
+    if given.num_images % given.batch_size or given.equal_images % given.batch_size:
+        parser.error(
+            "--num_images and --equal_images must be multiples of --batch_size, so that more can be made later"
+        )
 
     models = AdaptedModels(given.adapted_dir, given.device).prepare()
     judge = Judge(given.adapted_dir, given.device, models.classes)
@@ -130,50 +137,56 @@ def main() -> None:
     ).prepare()
     part = labelled.part("unused").prepare()
     real = scale_patch(read_images(part))
-    # In the real tiles' shares of the classes, which therefore can't make a distance.
-    seeds = torch.arange(given.num_images)
-    labels = torch.as_tensor(part.labels)[torch.linspace(0, len(part) - 1, given.num_images).round().long()]
-    order = torch.randperm(given.num_images, generator=torch.Generator().manual_seed(0))
-    labels = labels[order]  # so that the first ones, which may be all of a way, are of all classes
+    # Drawn from the real tiles' classes, so that shares of classes hardly make a distance; more images keep the first.
+    drawn = np.random.default_rng(0).integers(len(part), size=given.num_images)
+    labels, seeds = torch.as_tensor(part.labels[drawn]), torch.arange(given.num_images)
     target = judge.features(real, "grey")
 
     equal = GuidedLatentInferer(given.guidance_scale, "ddim", given.reference_steps, "trailing", 1.0)
     few = GuidedLatentInferer(given.guidance_scale, "dpm_solver++", given.steps, "linspace", 0.0, given.interval)
-    settings = {name: str(value) for name, value in vars(given).items() if not name.endswith("_dir")}
-    identity = {**settings, "models": models.fingerprint}
+    extent = ("adapted_dir", "dataset_dir", "test_dir", "output_dir", "num_images", "equal_images")
+    identity = {name: str(value) for name, value in vars(given).items() if name not in extent}
+    identity["models"] = models.fingerprint
     ways = {
+        "few steps": lambda seeds, labels: few(seeds, models, labels),
+        "equal steps": lambda seeds, labels: equal(seeds, models, labels),
         "reference": lambda seeds, labels: reference(
             models, seeds, labels.to(models.device), given.guidance_scale, given.reference_steps
         ),
-        "equal steps": lambda seeds, labels: equal(seeds, models, labels),
-        "few steps": lambda seeds, labels: few(seeds, models, labels),
     }
-    rows, made = {}, {}
+    made = {}
     for name, make in ways.items():
-        count = min(given.equal_images, len(seeds)) if name == "equal steps" else len(seeds)
+        count = min(given.equal_images, given.num_images) if name == "equal steps" else given.num_images
         batches = list(zip(seeds[:count].split(given.batch_size), labels[:count].split(given.batch_size)))
         made[name] = run_way(name, make, batches, judge, given.output_dir / f"{name.replace(' ', '_')}.pt", identity)
-        features = made[name]["features"]
-        rows[name] = {
-            "images": count,
-            "images_per_second": round(count / made[name]["seconds"], 3),
-            "peak_memory_GB": round(made[name]["peak"] / 1e9, 2),
-            "frechet_grey": round(frechet_distance(features, target), 4),
-            "frechet_interval": [round(bound, 4) for bound in bootstrap_interval(features, target)],
-        }
-        rows[name]["ratio"] = round(rows[name]["images_per_second"] / rows["reference"]["images_per_second"], 2)
-        print(f"{name}: {rows[name]}")
+    rows = {name: figures(way, target) for name, way in made.items()}
+    for row in rows.values():
+        row["ratio"] = round(row["images_per_second"] / rows["reference"]["images_per_second"], 2)
     pictures = [made[name]["pictures"] for name in ("equal steps", "reference")]
     shared = min(map(len, pictures))
     difference = ((pictures[0][:shared] - pictures[1][:shared]).abs().mean() * 127.5).item()
     rows["equal steps"]["mean_absolute_difference"] = round(difference, 3)
-    print(f"equal steps against reference: mean absolute difference {difference:.3f} of 255, {shared} images")
-    few_features, reference_features = made["few steps"]["features"], made["reference"]["features"]
+    shared = min(len(made[name]["features"]) for name in ("few steps", "reference"))
+    few_features, reference_features = (made[name]["features"][:shared] for name in ("few steps", "reference"))
+    distances = [frechet_distance(features, target) for features in (few_features, reference_features)]
     interval = bootstrap_ratio(few_features, reference_features, target)
-    rows["few steps"]["frechet_ratio"] = round(rows["few steps"]["frechet_grey"] / rows["reference"]["frechet_grey"], 4)
+    rows["few steps"]["frechet_ratio"] = round(distances[0] / distances[1], 4)
     rows["few steps"]["frechet_ratio_interval"] = [round(bound, 4) for bound in interval]
-    print(f"few steps' distance over the reference's: {rows['few steps']['frechet_ratio']}, 95 % interval {interval}")
+    for name, row in rows.items():
+        print(f"{name}: {row}")
     write_json(given.output_dir / "bench.json", {"real_tiles": len(real), "settings": identity, "ways": rows})
+
+
+def figures(way: dict[str, Any], target: torch.Tensor) -> dict[str, Any]:
+    """What is said of one way."""
+    features = way["features"]
+    return {
+        "images": len(features),
+        "images_per_second": round(len(features) / way["seconds"], 3),
+        "peak_memory_GB": round(way["peak"] / 1e9, 2),
+        "frechet_grey": round(frechet_distance(features, target), 4),
+        "frechet_interval": [round(bound, 4) for bound in bootstrap_interval(features, target)],
+    }
 
 
 if __name__ == "__main__":
