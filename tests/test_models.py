@@ -29,6 +29,16 @@ def test_small_and_traced_to_their_origin(models, bundle_root):
     assert json.loads((models / "metrics.json").read_text())["autoencoder"]["built_in_patches"] is False
 
 
+def test_the_adapted_diffusion_model_fits_the_adaptation(bundle_root):
+    """It takes the place of the frozen one beside the other files of models/adapt."""
+    _, autoencoder = load_artefact(bundle_root / "models" / "adapt" / "autoencoder.pt", "autoencoder")
+    _, adapted = load_artefact(bundle_root / "models" / "adapt_diffusion" / "diffusion.pt", "diffusion")
+    _, frozen = load_artefact(bundle_root / "models" / "adapt" / "diffusion.pt", "diffusion")
+    assert adapted["autoencoder_fingerprint"] == autoencoder["fingerprint"]
+    assert adapted["parent_fingerprint"] == frozen["fingerprint"] != adapted["fingerprint"]
+    assert adapted["schedule"] == frozen["schedule"] and adapted["latent_scale"] == autoencoder["latent"]["scale"]
+
+
 def test_they_sample_stained_patches(models):
     autoencoder, facts = load_artefact(models / "autoencoder.pt", "autoencoder")
     diffusion, diffusion_facts = load_artefact(models / "diffusion.pt", "diffusion")
