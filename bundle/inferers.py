@@ -23,7 +23,7 @@ class GuidedLatentInferer(Inferer):
 
     Args:
         guidance_scale: g >= 0; 0 is unguided.
-        sampler: "ddim", "ddpm" or "dpm_solver++".
+        sampler: "ddim", "ddpm", "dpm_solver++" or "sde_dpm_solver++".
         num_inference_steps: network evaluations for one image, from 1 to the schedule's T.
         spacing: how the steps are spread over t: "trailing", "leading" or "linspace".
         eta: of "ddim", 0 (deterministic) to 1; the other samplers have none.
@@ -42,9 +42,9 @@ class GuidedLatentInferer(Inferer):
 
     def __init__(
         self,
-        guidance_scale: float = 5.0,
-        sampler: str = "dpm_solver++",
-        num_inference_steps: int = 20,
+        guidance_scale: float = 3.0,
+        sampler: str = "sde_dpm_solver++",
+        num_inference_steps: int = 25,
         spacing: str = "linspace",
         eta: float = 1.0,
         guidance_interval: Sequence[int] | None = None,

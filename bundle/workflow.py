@@ -51,7 +51,8 @@ def check_settings(bundle_root: str, unreferenced: Iterable[str] = ()) -> None:
         unreferenced: ids that nothing needs to refer to: what a user may run, what an overlay may make idle.
 
     Raises:
-        ValueError: names each such setting and the one it may be meant for.
+        ValueError: names each such setting and the one it may be meant for; or a setting that is the text "true" or
+            "false", as the command line makes of these, where Python's True or False is meant.
     """
     explain_errors_of_the_command_line()
     parser = running_parser()
@@ -59,6 +60,9 @@ def check_settings(bundle_root: str, unreferenced: Iterable[str] = ()) -> None:
         return
     config = parser.get()
     parser["bundle_root"] = bundle_root
+    for name, content in config.items():
+        if isinstance(content, str) and content.lower() in ("true", "false"):  # any text would count as true
+            raise ValueError(f"--{name} is the text {content!r}: write {content.capitalize()}")
     read = READ_BY_MONAI | set(unreferenced)
     for name, content in config.items():
         read |= references(content) - {name}

@@ -118,9 +118,11 @@ def main() -> None:
     )
     parser.add_argument("--equal_images", type=int, default=64, help="of the way with equal steps")
     parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--guidance_scale", type=float, default=5.0)
+    parser.add_argument("--guidance_scale", type=float, default=3.0)
     parser.add_argument("--reference_steps", type=int, default=200)
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--sampler", default="sde_dpm_solver++", help="of the few-step way")
+    parser.add_argument("--spacing", default="linspace", help="of the few-step way")
+    parser.add_argument("--steps", type=int, default=25, help="of the few-step way")
     parser.add_argument("--interval", type=int, nargs=2, help="lowest and highest t with guidance in the few-step way")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     given = parser.parse_args()
@@ -143,7 +145,7 @@ def main() -> None:
     target = judge.features(real, "grey")
 
     equal = GuidedLatentInferer(given.guidance_scale, "ddim", given.reference_steps, "trailing", 1.0)
-    few = GuidedLatentInferer(given.guidance_scale, "dpm_solver++", given.steps, "linspace", 0.0, given.interval)
+    few = GuidedLatentInferer(given.guidance_scale, given.sampler, given.steps, given.spacing, 1.0, given.interval)
     extent = ("adapted_dir", "dataset_dir", "test_dir", "output_dir", "num_images", "equal_images")
     identity = {name: str(value) for name, value in vars(given).items() if name not in extent}
     identity["models"] = models.fingerprint

@@ -117,9 +117,9 @@ def main() -> None:
     parser.add_argument(
         "--caps", type=number_or_none, nargs="+", default=[None], help="none or a --guidance_maximum_norm"
     )
-    parser.add_argument("--sampler", default="dpm_solver++")
+    parser.add_argument("--sampler", default="sde_dpm_solver++")
     parser.add_argument("--spacing", default="linspace")
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--num_images", type=int, default=64, help="of each class and setting")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch_size", type=int, default=32)

@@ -74,7 +74,7 @@ def test_output_contract(finished, adapted):
         (name, str(seed)) for name in ("ADI", "STR", "TUM") for seed in range(5)
     ]
     assert {(row["generator"], row["sampler"], row["steps"], row["guidance_scale"]) for row in rows} == {
-        ("HistoDiffusion", "dpm_solver++", "3", "100.0")
+        ("HistoDiffusion", "sde_dpm_solver++", "3", "100.0")
     }
     assert {row["model_hash"] for row in rows} == {metrics["model"]}
     for row in rows:
@@ -95,7 +95,7 @@ def test_the_pool_says_how_it_is_extended(finished, adapted):
     assert extend["config"] == "inference.json"
     assert extend["settings"] == {
         "adapted_dir": str(adapted), "device": "cpu", "precision": "fp32", "compile": False, "seed": 0,
-        "inference_batch_size": 4, "png_threads": 4, "sampler": "dpm_solver++", "num_inference_steps": 3, "eta": 1.0,
+        "inference_batch_size": 4, "png_threads": 4, "sampler": "sde_dpm_solver++", "num_inference_steps": 3, "eta": 1.0,
         "spacing": "linspace", "guidance_scale": 100.0, "guidance_interval": None, "guidance_maximum_norm": None,
         "guidance_temperature": None, "decoder": "adapted",
     }  # fmt: skip

@@ -45,7 +45,7 @@ def test_images_are_those_of_the_sampler(models):
     assert torch.equal(made, expected)
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpm_solver++"])
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpm_solver++", "sde_dpm_solver++"])
 def test_an_image_depends_on_its_class_and_seed_only(models, sampler):
     make = inferer(sampler=sampler)
     whole = make(SEEDS, models, LABELS)

@@ -57,6 +57,14 @@ def test_unknown_flags_are_refused_with_a_hint(workflow, tmp_path, flag, hint):
     )
 
 
+@pytest.mark.parametrize("text", ["false", "True"])
+def test_truth_values_typed_as_text_are_refused(workflow, tmp_path, text):
+    """A command line hands `--flag false` over as text, and any text counts as true."""
+    with pytest.raises(RuntimeError) as caught:
+        workflow(output_dir=str(tmp_path), normalise_stain=text)
+    assert re.search(f"--normalise_stain is the text '{text}': write {text.capitalize()}", str(root_cause(caught.value)))
+
+
 def root_cause(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__

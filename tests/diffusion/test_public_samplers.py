@@ -10,7 +10,7 @@ from gaussians import GaussianClassifier, noise_prediction
 from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
 
 from bundle.diffusion.guidance import ClassifierGuidance
-from bundle.diffusion.samplers import sample_ddim, sample_ddpm, sample_dpm_solver, timestep_pairs
+from bundle.diffusion.samplers import sample_ddim, sample_ddpm, sample_dpm_solver, sample_dpm_solver_sde, timestep_pairs
 from bundle.diffusion.schedule import NoiseSchedule
 
 SCHEDULE = NoiseSchedule()
@@ -119,4 +119,24 @@ def test_diffusers_dpm_solver(diffusers, steps, scale):
     assert scheduler.timesteps.tolist() == [t for t, _ in timestep_pairs(1000, steps)]
     close(
         sample_dpm_solver(NETWORK, start_noise(), SCHEDULE, steps, guidance=guidance(scale)), steps_of(scheduler, scale)
+    )
+
+
+@pytest.mark.parametrize("scale", [0.0, 3.0])
+@pytest.mark.parametrize("steps", [1, 2, 5, 20, 50])
+def test_diffusers_stochastic_dpm_solver(diffusers, steps, scale):
+    scheduler = made(
+        diffusers.DPMSolverMultistepScheduler,
+        steps,
+        timestep_spacing="trailing",
+        algorithm_type="sde-dpmsolver++",
+        solver_order=2,
+        solver_type="midpoint",
+        final_sigmas_type="zero",
+    )
+    theirs = steps_of(scheduler, scale, generator=torch.Generator().manual_seed(1))
+    noise = draw_noise(torch.Generator().manual_seed(1))
+    close(
+        sample_dpm_solver_sde(NETWORK, start_noise(), SCHEDULE, steps, guidance=guidance(scale), draw_noise=noise),
+        theirs,
     )
