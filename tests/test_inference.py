@@ -96,8 +96,8 @@ def test_the_pool_says_how_it_is_extended(finished, adapted):
     assert extend["settings"] == {
         "adapted_dir": str(adapted), "device": "cpu", "precision": "fp32", "compile": False, "seed": 0,
         "inference_batch_size": 4, "png_threads": 4, "sampler": "sde_dpm_solver++", "num_inference_steps": 3,
-        "eta": 1.0, "spacing": "linspace", "guidance_scale": 100.0, "guidance_interval": None, "guidance_maximum_norm": None,
-        "guidance_temperature": None, "decoder": "adapted",
+        "eta": 1.0, "spacing": "linspace", "guidance_scale": 100.0, "guidance_interval": None,
+        "guidance_maximum_norm": None, "guidance_temperature": None, "decoder": "adapted",
     }  # fmt: skip
 
 
