@@ -35,11 +35,11 @@ def held_out_report(probabilities: np.ndarray, labels: np.ndarray, classes: Sequ
 
     Returns:
         plain data: "images"; "accuracy", "balanced_accuracy", "macro_f1", "macro_sensitivity", "macro_specificity" (one
-        class against the rest; None where one class alone occurs), "weighted_f1", "weighted_sensitivity"; "auroc", the
-        macro mean of one class against the rest, None with "auroc_missing" where a class does not occur;
-        "ece", see :func:`calibration_error`; "cross_entropy" in nats; "intervals", see :func:`bootstrap_intervals`, and
-        what they cover; "classes": {name: "precision" (None where it is never
-        predicted), "sensitivity", "specificity", "f1", "support"}; "confusion": counts, a row a true class.
+        class against the rest; None where one class alone occurs), "weighted_f1", "weighted_sensitivity",
+        "weighted_specificity" (likewise); "auroc", the macro mean of one class against the rest, None with
+        "auroc_missing" where a class does not occur; "ece", see :func:`calibration_error`; "cross_entropy" in nats;
+        "intervals", see :func:`bootstrap_intervals`, and what they cover; "classes": {name: "precision" (None where it
+        is never predicted), "sensitivity", "specificity", "f1", "support"}; "confusion": counts, a row a true class.
     """
     probabilities, labels = np.asarray(probabilities, np.float64), np.asarray(labels)
     predicted = probabilities.argmax(axis=1)
@@ -63,6 +63,7 @@ def held_out_report(probabilities: np.ndarray, labels: np.ndarray, classes: Sequ
         "macro_specificity": specificity[occurs].mean(),
         "weighted_f1": np.average(f1[occurs], weights=support[occurs]),
         "weighted_sensitivity": np.average(sensitivity[occurs], weights=support[occurs]),
+        "weighted_specificity": np.average(specificity[occurs], weights=support[occurs]),
         "auroc": auroc,
         "ece": calibration_error(probabilities, labels),
         # Divided by their sums, which in single precision miss 1 by a little.

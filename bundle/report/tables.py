@@ -29,9 +29,13 @@ def write_csv(path: str | Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A Markdown table; bars within cells are escaped."""
+    """A Markdown table; bars within cells are escaped, and line breaks, which would end a row, become spaces."""
+
+    def text(cell: Any) -> str:
+        return " ".join(str(cell).split()).replace("|", "\\|")
+
     lines = [header, ["---"] * len(header), *rows]
-    return "".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+    return "".join("| " + " | ".join(map(text, line)) + " |\n" for line in lines)
 
 
 def html_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -50,7 +54,7 @@ def write_markdown(path: str | Path, title: str, sections: Sequence[tuple[str, s
 
 
 def write_html(path: str | Path, title: str, sections: Sequence[tuple[str, str]], notes: Sequence[str]) -> None:
-    """Likewise, of ready HTML texts, in one file that needs no other."""
+    """Likewise, of ready HTML texts; it needs no other file than they do."""
     body = f"<h1>{html.escape(title)}</h1>\n"
     body += "".join(f"<h2>{html.escape(name)}</h2>\n{content}" for name, content in sections)
     body += "<ul>\n" + "".join(f"<li>{html.escape(note)}</li>\n" for note in notes) + "</ul>\n"
@@ -62,4 +66,5 @@ def write_html(path: str | Path, title: str, sections: Sequence[tuple[str, str]]
 
 
 def _write(path: str | Path, text: str) -> None:
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8", newline=""))
+    content = text.encode(errors="surrogateescape")  # a file name of a disk need not be UTF-8
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import logging
 import shutil
 from collections.abc import Mapping
@@ -11,7 +12,9 @@ from typing import Any
 from PIL import Image
 
 from bundle.chain import run_config
+from bundle.data.generated import DESCRIPTION
 from bundle.data.labelled import LabelledPatches
+from bundle.data.marks import ALGORITHMIC_MEDIA, save_marked_png
 from bundle.files import write_atomically
 from bundle.study.rows import ADAPTED_DIFFUSION, FROM_SCRATCH, GUIDED, PRETRAINED_DECODER
 
@@ -19,126 +22,144 @@ logger = logging.getLogger(__name__)
 
 # What synthesis and the judge need of an adaptation besides its diffusion model.
 SHARED_ARTEFACTS = ("decoder.pt", "latent_classifier.pt", "judge_colour.pt", "judge_grey.pt", "judge_normalised.pt")
+# Settings of the study by name, of which each pool needs some: what its selection depends on.
+MADE_WITH = {
+    GUIDED: ("synthesis", "selection"),
+    PRETRAINED_DECODER: ("synthesis", "selection"),
+    ADAPTED_DIFFUSION: ("adaptation", "diffusion_adaptation", "synthesis", "selection"),
+    FROM_SCRATCH: ("from_scratch", "adaptation", "synthesis", "selection"),
+}
 
 
 class StudyPools:
-    """Makes what a row needs, when it needs it.
+    """Makes what the rows need of one labelled split, when they need it.
 
     Args:
         folder: where all of it is kept.
-        data: settings that adapt, select and classify share: dataset_dir, test_dir, cache_dir, device, ...
-        pools: a user's own pools, path by name.
-        adaptation: settings of configs/adapt.json, for what has to be adapted anew.
-        diffusion: settings of configs/adapt.json for adapting the diffusion model.
-        pretraining: settings of configs/pretrain.json, for the row without pre-training.
-        synthesis: settings of configs/inference.json.
-        selection: settings of configs/select.json.
+        adapted_dir: the adaptation that the split and the guided pool come from.
+        data: settings of adapt, select and classify by name: "dataset_dir", "test_dir", "cache_dir", "patch_size",
+            "device", "precision", and what else tells how labelled images are read.
+        chain: "pools": a user's own, path by name; and settings of the other configs: "adaptation" of
+            configs/adapt.json for what has to be adapted anew, "diffusion_adaptation" of the same for adapting the
+            diffusion model, "from_scratch" of configs/pretrain.json, "synthesis" of configs/inference.json,
+            "selection" of configs/select.json.
+        seed: what the split was drawn with, where the study draws one for each seed; None for that of an adaptation
+            that was there before.
     """
 
     def __init__(
         self,
         folder: Path,
+        adapted_dir: Path,
         data: Mapping[str, Any],
-        pools: Mapping[str, str],
-        adaptation: Mapping[str, Any],
-        diffusion: Mapping[str, Any],
-        pretraining: Mapping[str, Any],
-        synthesis: Mapping[str, Any],
-        selection: Mapping[str, Any],
+        chain: Mapping[str, Mapping[str, Any]],
+        seed: int | None = None,
     ) -> None:
         self.folder = folder
+        self.adapted_dir = adapted_dir
         self.data = dict(data)
-        self.pools = dict(pools)
-        self.adaptation = dict(adaptation)
-        self.diffusion = dict(diffusion)
-        self.pretraining = dict(pretraining)
-        self.synthesis = dict(synthesis)
-        self.selection = dict(selection)
+        self.chain = chain
+        self.seed = seed
 
-    def select(self, name: str, adapted_dir: Path) -> Path:
-        """The selection of a pool for the split of an adaptation; makes pool and selection where they are missing."""
-        pool = self.pool(name, adapted_dir)
+    @property
+    def split_file(self) -> Path:
+        return self.adapted_dir / "split.csv"
+
+    @property
+    def labelled_data(self) -> dict[str, Any]:
+        """Settings by which select and classify find the images of the split."""
+        return {**self.data, **({} if self.seed is None else {"split_seed": self.seed})}  # built-in ones differ by it
+
+    def select(self, name: str) -> Path:
+        """The selection of a pool for the split; makes pool and selection, or what is missing of them."""
+        pool = self.pool(name)
         folder = self.folder / "selections" / name
-        split_file = str(adapted_dir / "split.csv")
-        scorer_dir = str(self.folder / "scorer")
         logger.info(f"study: selection of {name}")
-        run_config(
-            "select.json",
-            **{**self.labelled_data(), **self.selection},
-            pool_dir=str(pool),
-            split_file=split_file,
-            scorer_dir=scorer_dir,
-            output_dir=str(folder),
-        )
+        # Without the test set nobody can touch it.
+        data = {name: value for name, value in self.labelled_data.items() if name != "test_dir"}
+        places = {"pool_dir": pool, "split_file": self.split_file, "scorer_dir": self.folder / "scorer"}
+        places = {name: str(path) for name, path in {**places, "output_dir": folder}.items()}
+        run_config("select.json", **{**data, **self.chain["selection"], **places})
         return folder / "selection.csv"
 
-    def pool(self, name: str, adapted_dir: Path) -> Path:
+    def pool(self, name: str) -> Path:
         """The folder of a pool; makes it where it is one of the study's own."""
-        if name in self.pools:
-            return Path(self.pools[name])
-        made = {
-            GUIDED: lambda: {"adapted_dir": str(adapted_dir)},
-            PRETRAINED_DECODER: lambda: {"adapted_dir": str(adapted_dir), "decoder": "pretrained"},
-            ADAPTED_DIFFUSION: lambda: {"adapted_dir": str(self.adapted_diffusion(adapted_dir))},
-            FROM_SCRATCH: lambda: {"adapted_dir": str(self.from_scratch(adapted_dir))},
-        }
+        if name in self.chain["pools"]:
+            return Path(self.chain["pools"][name])
+        adapted = {FROM_SCRATCH: self.from_scratch, ADAPTED_DIFFUSION: self.adapted_diffusion}
         folder = self.folder / "pools" / name
+        settings = {**self.machine, **self.chain["synthesis"]}
+        settings |= {"adapted_dir": str(adapted[name]() if name in adapted else self.adapted_dir)}
+        settings |= {"decoder": "pretrained"} if name == PRETRAINED_DECODER else {}
         logger.info(f"study: pool {name}")
-        run_config("inference.json", **self.synthesis, **made[name](), output_dir=str(folder))
+        run_config("inference.json", **{**settings, "output_dir": str(folder)})
         return folder / "pool"
 
-    def adapted_diffusion(self, adapted_dir: Path) -> Path:
-        """An adaptation whose diffusion model has been adapted as well; the rest is that of `adapted_dir`."""
+    def adapted_diffusion(self) -> Path:
+        """An adaptation whose diffusion model has been adapted as well; the rest is that of `adapted_dir`.
+
+        Raises:
+            ValueError: it was begun with another adaptation.
+        """
         folder = self.folder / "adapted_diffusion"
-        folder.mkdir(parents=True, exist_ok=True)
         for name in SHARED_ARTEFACTS:
-            if (adapted_dir / name).is_file() and not (folder / name).exists():
-                write_atomically(folder / name, lambda temporary, name=name: shutil.copy(adapted_dir / name, temporary))
-        self.adapt(folder, "diffusion_model", adapted_dir, **{"diffusion_adaptation": "full", **self.diffusion})
+            source, target = self.adapted_dir / name, folder / name
+            if not source.is_file():
+                continue
+            if target.is_file() and not filecmp.cmp(source, target, shallow=False):
+                raise ValueError(
+                    f"{target} is of another adaptation than {source}: give the former --adapted_dir, or another "
+                    "--output_dir"
+                )
+            if not target.is_file():
+                write_atomically(target, lambda temporary, source=source: shutil.copyfile(source, temporary))
+        settings = {"diffusion_adaptation": "full", **self.chain["diffusion_adaptation"]}
+        self.adapt(folder, "diffusion_model", **settings, split_file=str(self.split_file))
         return folder
 
-    def from_scratch(self, adapted_dir: Path) -> Path:
+    def from_scratch(self) -> Path:
         """An adaptation of models that saw nothing but the labelled training images."""
         folder = self.folder / "from_scratch"
-        images = self.write_training_images(adapted_dir, folder / "images")
-        run_config("pretrain.json", **self.pretraining, dataset_dir=str(images), output_dir=str(folder / "pretrain"))
-        seen = {"pretraining_overlap": "allow", "pretrained_dir": str(folder / "pretrain")}
-        self.adapt(folder / "adapt", "run", adapted_dir, **seen)
+        places = {"dataset_dir": str(self.write_training_images(folder / "images"))}
+        places |= {"output_dir": str(folder / "pretrain")}
+        size = {"patch_size": self.data["patch_size"]}
+        run_config("pretrain.json", **{**self.machine, **size, **self.chain["from_scratch"], **places})
+        seen = {"pretrained_dir": str(folder / "pretrain"), "pretraining_overlap": "allow"}
+        self.adapt(folder / "adapt", **seen, split_file=str(self.split_file))
         return folder / "adapt"
 
-    def adapt(self, folder: Path, run_id: str, adapted_dir: Path, **settings: Any) -> None:
-        """Runs configs/adapt.json on the split of another adaptation."""
+    def adapt(self, folder: Path, run_id: str = "run", **settings: Any) -> None:
+        """Runs configs/adapt.json."""
         shared = {name: value for name, value in self.data.items() if name != "patch_size"}  # the pre-training's
-        run_config(
-            "adapt.json",
-            run_id,
-            **{**shared, **self.adaptation, **settings},
-            split_file=str(adapted_dir / "split.csv"),
-            output_dir=str(folder),
-        )
+        settings |= {} if self.seed is None else {"seed": self.seed}
+        settings |= {"output_dir": str(folder)}
+        run_config("adapt.json", run_id, **{**shared, **self.chain["adaptation"], **settings})
 
-    def labelled_data(self) -> dict[str, Any]:
-        """What every config that reads labelled images takes; where there is no test set nobody can touch it."""
-        return {name: value for name, value in self.data.items() if name != "test_dir"}
+    @property
+    def machine(self) -> dict[str, Any]:
+        return {name: self.data[name] for name in ("device", "precision")}
 
-    def write_training_images(self, adapted_dir: Path, folder: Path) -> Path:
+    def write_training_images(self, folder: Path) -> Path:
         """The labelled training images as PNG files, without their classes, at the size the models work at."""
         if folder.is_dir():
             return folder
+        others = ("test_dir", "device", "precision")
         labelled = LabelledPatches(
-            self.data["dataset_dir"],
-            None,
-            self.data["patch_size"],
-            self.data["cache_dir"],
-            self.folder / "split.csv",
-            split_file=adapted_dir / "split.csv",
+            **{name: value for name, value in self.data.items() if name not in others},
+            test_dir=None,
+            split_path=self.folder / "split.csv",
+            split_file=self.split_file,
             parts=("train", "validation"),
+            seed=self.seed or 0,
         )
         part = labelled.part("train").prepare()
         unfinished = folder.with_name(folder.name + ".unfinished")
+        unfinished.mkdir(parents=True, exist_ok=True)
         for index, digest in enumerate(part.sha256):
             pixels = part.read(index)["image"].permute(1, 2, 0).numpy()
-            unfinished.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pixels).save(unfinished / f"{digest}.png")
+            if labelled.built_in:  # stay marked as no tissue
+                save_marked_png(unfinished / f"{digest}.png", pixels, ALGORITHMIC_MEDIA, {"Description": DESCRIPTION})
+            else:
+                Image.fromarray(pixels).save(unfinished / f"{digest}.png")
         unfinished.rename(folder)
         return folder

@@ -1,15 +1,15 @@
-"""From predictions to a table: means over seeds, intervals over tiles, gains paired by seed and tile."""
+"""From predictions to figures: means over seeds, intervals over tiles, gains paired by seed and tile."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-DRAWS = 2000
+DRAWS = 10_000
 LEVEL = 0.95
 
 
@@ -29,23 +29,29 @@ class Interval:
         return f"{100 * self.value:+.1f} ({100 * self.low:+.1f} to {100 * self.high:+.1f})"
 
 
-def read_correct(path: str | Path, part: str) -> dict[str, bool]:
-    """File -> whether it was classified right, of one part of a `predictions.csv`."""
-    with open(path, newline="", encoding="utf-8") as file:
-        return {row["file"]: row["class"] == row["predicted"] for row in csv.DictReader(file) if row["part"] == part}
+def read_correct(path: str | Path) -> dict[str, dict[str, bool]]:
+    """Part -> file -> whether it was classified right, of a `predictions.csv`."""
+    found: dict[str, dict[str, bool]] = {}
+    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
+        for row in csv.DictReader(file):
+            found.setdefault(row["part"], {})[row["file"]] = row["class"] == row["predicted"]
+    return found
 
 
-def stack(runs: Sequence[dict[str, bool]]) -> np.ndarray:
-    """float [runs, tiles] of the tiles in a fixed order.
+def stack(runs: Sequence[Mapping[str, bool]], same: bool = True) -> np.ndarray:
+    """float [runs, tiles], 1 where right, with the tiles in a fixed order.
+
+    Args:
+        runs: file -> whether it was classified right.
+        same: whether all runs must have measured the same tiles; otherwise those that one lacks are not a number.
 
     Raises:
         ValueError: runs measured on different tiles.
     """
-    files = sorted(runs[0])
-    for run in runs[1:]:
-        if sorted(run) != files:
-            raise ValueError("runs of one study were measured on different tiles: the test set has changed since")
-    return np.array([[run[file] for file in files] for run in runs], float)
+    if same and any(run.keys() != runs[0].keys() for run in runs):
+        raise ValueError("runs of one study were measured on different tiles: the test set has changed since")
+    files = sorted(set().union(*runs))
+    return np.array([[run.get(file, np.nan) for file in files] for run in runs], float)
 
 
 def accuracy(correct: np.ndarray, seed: int = 0) -> Interval:
@@ -55,25 +61,28 @@ def accuracy(correct: np.ndarray, seed: int = 0) -> Interval:
     slides, whose variation is larger, nor of other seeds; tiles of one slide resemble each other, so it is too narrow.
 
     Args:
-        correct: [runs, tiles], 1 where right.
+        correct: [runs, tiles], 1 where right; not a number where a run didn't measure a tile.
     """
-    return _bootstrap(correct.mean(0), seed)
+    return _bootstrap(correct, seed)
 
 
 def gain(correct: np.ndarray, baseline: np.ndarray, seed: int = 0) -> Interval:
     """Mean difference in accuracy to a baseline, run by run with the same seeds, on the same tiles.
 
     Args:
-        correct, baseline: [runs, tiles] each.
+        correct, baseline: [runs, tiles] each, as of :func:`accuracy`.
     """
     if correct.shape != baseline.shape:
         raise ValueError(f"runs can't be paired: {correct.shape} and {baseline.shape} of (runs, tiles)")
-    return _bootstrap((correct - baseline).mean(0), seed)
+    return _bootstrap(correct - baseline, seed)
 
 
 def _bootstrap(values: np.ndarray, seed: int) -> Interval:
-    random = np.random.default_rng(seed)
-    counts = random.multinomial(len(values), np.full(len(values), 1 / len(values)), size=DRAWS)
-    means = counts @ values / len(values)
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(float(values.mean()), float(low), float(high))
+    """Of the mean of [runs, tiles], when the tiles are drawn again with replacement, each with all its runs."""
+    totals = np.stack([np.nansum(values, axis=0), np.isfinite(values).sum(axis=0)])
+    # Tiles of the same total are interchangeable: how often each kind is drawn is all that matters.
+    kinds, tiles = np.unique(totals, axis=1, return_counts=True)
+    counts = np.random.default_rng(seed).multinomial(tiles.sum(), tiles / tiles.sum(), size=DRAWS)
+    sums, numbers = kinds @ counts.T
+    low, high = np.quantile(sums / numbers, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(float(totals[0].sum() / totals[1].sum()), float(low), float(high))

@@ -6,6 +6,7 @@ optimiser steps without synthetic images, oversampling, stain augmentation, and 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ FROM_SCRATCH = "from_scratch"
 ADAPTED_DIFFUSION = "adapted_diffusion"
 OWN_POOLS = (GUIDED, PRETRAINED_DECODER, FROM_SCRATCH, ADAPTED_DIFFUSION)
 
+REAL = "real"  # the paper's baseline
 EQUAL_STEPS = "real_equal_steps"
 STRONG_STAIN = "strong_stain"
 COLOUR = "colour_histogram"
@@ -60,8 +62,8 @@ def all_rows(pools: Iterable[str] = ()) -> list[Row]:
     """Every row there is, in the order of the table; `pools` are names of a user's own pools."""
     largest = 1 + max(RATIOS) / 100
     rows = [
-        # The paper trains for a number of epochs: without synthetic images that is fewer steps.
-        Row("real", "real only, as many epochs", steps=1 / largest, baseline=None),
+        # The paper trains for a number of epochs: without synthetic images that is about this share of the steps.
+        Row(REAL, "real only, a quarter of the steps", steps=1 / largest, baseline=None),
         Row(EQUAL_STEPS, "real only, equal steps", baseline=None),
         Row("oversampled", f"real only, each {largest:g} times", settings={"real_repeats": round(largest)}),
         Row(STRONG_STAIN, "real only, strong stain augmentation", stain=True, baseline=None),
@@ -86,8 +88,16 @@ def choose_rows(names: Sequence[str] | str | None, pools: Iterable[str] = ()) ->
     """The rows asked for, in the order of the table, with the baselines that they need; None for all.
 
     Raises:
-        ValueError: an unknown row; the message lists all.
+        ValueError: an unknown row; the message lists all. A user's pool with a name of the study's own, or one that
+            can't be a folder's.
     """
+    pools = [str(name) for name in pools]
+    for name in pools:
+        if name in OWN_POOLS or not re.fullmatch(r"\w[\w.-]*", name):
+            raise ValueError(
+                f"--pools names one {name!r}; it must be letters, digits, '_', '-' and '.', and none of "
+                f"{', '.join(OWN_POOLS)}, which the study makes itself"
+            )
     rows = {row.name: row for row in all_rows(pools)}
     if names is None:
         return list(rows.values())

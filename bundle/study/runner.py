@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from bundle.chain import run_config
 from bundle.data.split import fingerprint_split, read_split
 from bundle.files import write_json
 from bundle.run_folder import RunFolder
-from bundle.study.pools import StudyPools
+from bundle.selection.table import read_selection
+from bundle.study.pools import MADE_WITH, StudyPools
 from bundle.study.rows import COLOUR, Row
 from bundle.study.table import write_tables
 
@@ -27,25 +29,27 @@ class Study:
     Args:
         folder: the run's folder.
         rows: see :func:`bundle.study.rows.choose_rows`.
-        variants: of `VARIANTS`.
+        variants: of `VARIANTS`; or their names with commas.
         seeds: how many runs of each row.
         seed: of the first; run i has seed + i.
-        adapted_dir: the adaptation that the labelled split and the guided pool come from.
-        pools: makes pools and selections; with `vary_split` a function of folder that gives one for each seed.
+        adapted_dir: the adaptation that the labelled split and the guided pool come from; not used with `vary_split`.
+        data, chain: see :class:`bundle.study.pools.StudyPools`.
         classification: settings of configs/classify.json.
         steps: optimiser steps of every row but those that ask for a share of them.
         strong_stain: settings of configs/classify.json for rows with strong stain augmentation.
         vary_split: whether each seed redraws the labelled images, and does everything after it anew.
+        labels: how many it then draws, "labels_per_class" or "label_fraction" of configs/adapt.json; without a number
+            as that config does.
 
     Raises:
-        ValueError: an unknown variant.
+        ValueError: an unknown variant, or a number of labels where none are drawn.
     """
 
     def __init__(
         self,
         folder: RunFolder,
         rows: Sequence[Row],
-        variants: Sequence[str],
+        variants: Sequence[str] | str,
         seeds: int,
         seed: int,
         adapted_dir: str | Path,
@@ -55,13 +59,21 @@ class Study:
         steps: int,
         strong_stain: Mapping[str, Any],
         vary_split: bool = False,
+        labels: Mapping[str, Any] | None = None,
     ) -> None:
-        unknown = [name for name in variants if name not in VARIANTS]
-        if unknown or not variants:
-            raise ValueError(f"--variants is {list(variants)}; it must name some of {', '.join(VARIANTS)}")
+        self.variants = [name.strip() for name in variants.split(",")] if isinstance(variants, str) else list(variants)
+        unknown = [name for name in self.variants if name not in VARIANTS]
+        if unknown or not self.variants:
+            raise ValueError(f"--variants is {self.variants}; it must name some of {', '.join(VARIANTS)}")
+        self.labels = {name: value for name, value in (labels or {}).items() if value is not None}
+        if self.labels and not vary_split:
+            name, value = next(iter(self.labels.items()))
+            raise ValueError(
+                f"--{name} {value} says how many labels each seed draws, and the labels used are those of "
+                f"{adapted_dir}/split.csv: leave it out, or give --vary_split True"
+            )
         self.folder = folder
         self.rows = list(rows)
-        self.variants = list(variants)
         self.seeds = [seed + number for number in range(seeds)]
         self.adapted_dir = Path(adapted_dir).expanduser()
         self.data = dict(data)
@@ -70,20 +82,23 @@ class Study:
         self.steps = steps
         self.strong_stain = dict(strong_stain)
         self.vary_split = vary_split
-        self.selections: dict[tuple[str, int], Path | Exception] = {}
+        self._made: dict[Hashable, Any] = {}
 
     def run(self, next_command: str = "") -> None:
         """Runs what is missing; a run that fails is noted in the table, and the next one begins.
 
         Raises:
+            ValueError: a run was done with other settings or another split.
             RuntimeError: every run failed.
         """
         self.folder.open()
         try:
             self.folder.save_config()
             runs = self.planned()
+            for run in runs:
+                self.require_same(run)
             for number, run in enumerate(runs):
-                if run["file"].is_file() and self.recorded(run)["status"] == "done":
+                if self.recorded(run)["status"] == "done":
                     continue
                 logger.info(f"study: run {number + 1} of {len(runs)}: {run['name']}")
                 self.perform(run)
@@ -100,99 +115,139 @@ class Study:
         return [self.plan(row, variant, seed) for seed in self.seeds for row in self.rows for variant in self.variants]
 
     def plan(self, row: Row, variant: str, seed: int) -> dict[str, Any]:
-        folder = self.folder / "runs" / row.name / variant / f"seed_{seed}"
+        """A run: its row, variant, seed, name and folder, the "settings" of its classifier, and in "made_with" those
+        that the images depend on."""
         settings = {**self.classification, **row.settings, "seed": seed, "normalise_stain": VARIANTS[variant]}
         settings["classifier_steps"] = max(1, round(self.steps * row.steps))
         if row.stain:
             settings |= self.strong_stain
+        made_with = {"patch_size": self.data["patch_size"], "vary_split": self.vary_split}
+        if self.vary_split:
+            made_with |= {**self.labels, "adaptation": self.chain["adaptation"]}
         if row.pool is not None:
             settings |= {"selection": row.selection, "ratio": row.ratio}
-        name = f"{row.title}, {variant}, seed {seed}"
+            own = {row.pool: self.chain["pools"][row.pool]} if row.pool in self.chain["pools"] else {}
+            names = ("selection",) if own else MADE_WITH[row.pool]
+            made_with |= {**{name: self.chain[name] for name in names}, "pools": own}
         return {
             "row": row,
             "variant": variant,
             "seed": seed,
-            "name": name,
+            "name": f"{row.title}, {variant}, seed {seed}",
             "settings": settings,
-            "folder": folder,
-            "file": folder / "run.json",
+            "made_with": made_with,
+            "folder": self.folder / "runs" / row.name / variant / f"seed_{seed}",
         }
 
     def perform(self, run: dict[str, Any]) -> None:
         """One run; what it came to is in its run.json."""
         row = run["row"]
-        facts = {"row": row.name, "variant": run["variant"], "seed": run["seed"], "settings": run["settings"]}
+        facts = {"row": row.name, **{name: run[name] for name in ("variant", "seed", "settings", "made_with")}}
         try:
-            settings = dict(run["settings"])
-            adapted = self.adaptation(run["seed"])
+            pools = self.pools(run["seed"])
+            places = {"split_file": str(pools.split_file), "output_dir": str(run["folder"])}
+            settings, found = {**pools.labelled_data, **run["settings"], **places}, {}
             if row.pool is not None:
-                settings["selection_file"] = str(self.selection(row.pool, run["seed"]))
-            run_config(
-                "classify.json",
-                "colour_control" if row.name == COLOUR else "run",
-                **{**self.data, **settings},
-                split_file=str(adapted / "split.csv"),
-                output_dir=str(run["folder"]),
-            )
-            metrics = json.loads((run["folder"] / "metrics.json").read_text(encoding="utf-8"))
-            split = fingerprint_split(read_split(adapted / "split.csv"))
-            facts |= {"status": "done", "split": split, "metrics": metrics}
+                settings["selection_file"], found["selection"] = self.selection(row.pool, run["seed"])
+            run_config("classify.json", "colour_control" if row.name == COLOUR else "run", **settings)
+            found["metrics"] = json.loads((run["folder"] / "metrics.json").read_text(encoding="utf-8"))
+            facts |= {"status": "done", "split": self.split(run["seed"]), **found}
         except Exception as error:  # one broken row must not cost the others
             logger.exception(f"study: {run['name']} failed")
             while error.__cause__ is not None:
                 error = error.__cause__
-            facts["status"] = f"failed: {type(error).__name__}: {error}"
-        write_json(run["file"], facts)
+            facts["status"] = " ".join(f"failed: {type(error).__name__}: {error}".split())
+        write_json(run["folder"] / "run.json", facts)
 
     def recorded(self, run: dict[str, Any]) -> dict[str, Any]:
-        """What is known of a run.
+        """What is known of a run."""
+        path = run["folder"] / "run.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"status": "not run yet"}
+
+    def require_same(self, run: dict[str, Any]) -> None:
+        """Refuses a run that was done with other settings, or with other labelled images.
 
         Raises:
-            ValueError: it was done with other settings; the first that differs is named.
+            ValueError: names the first setting that differs.
         """
-        if not run["file"].is_file():
-            return {"status": "not run yet"}
-        facts = json.loads(run["file"].read_text(encoding="utf-8"))
-        wanted = json.loads(json.dumps(run["settings"]))
-        for name in {**facts["settings"], **wanted}:
-            if facts["status"] == "done" and facts["settings"].get(name) != wanted.get(name):
-                raise ValueError(
-                    f"{run['folder']} was run with --{name} {facts['settings'].get(name)}, this study asks for "
-                    f"{wanted.get(name)}: give the former setting, or another --output_dir"
-                )
-        return facts
+        facts = self.recorded(run)
+        if facts["status"] != "done":
+            return
+        for part in ("settings", "made_with"):
+            former, wanted = facts.get(part, {}), json.loads(json.dumps(run[part]))
+            for name in {**former, **wanted}:
+                if former.get(name) != wanted.get(name):
+                    raise ValueError(
+                        f"{run['folder']} was run with --{name} {former.get(name)}, this study asks for "
+                        f"{wanted.get(name)}: give the former setting, or another --output_dir"
+                    )
+        found = self.split(run["seed"])
+        if facts["split"] != found:
+            raise ValueError(
+                f"{run['folder']} was run on the labelled split {facts['split']}, and {self.split_file(run['seed'])} "
+                f"is {found}: give the former --adapted_dir, or another --output_dir"
+            )
 
     def place(self, seed: int) -> Path:
         """Where what belongs to a seed's labelled split is kept."""
-        return self.folder.path / "splits" / f"seed_{seed}" if self.vary_split else self.folder.path
+        return self.folder / "splits" / f"seed_{seed}" if self.vary_split else self.folder.path
+
+    def split_file(self, seed: int) -> Path:
+        return (self.place(seed) / "adapt" if self.vary_split else self.adapted_dir) / "split.csv"
+
+    def split(self, seed: int) -> str:
+        """The fingerprint of a seed's labelled split, which exists."""
+        path = self.split_file(seed)
+        return self.once(("split", path), lambda: fingerprint_split(read_split(path)))
 
     def pools(self, seed: int) -> StudyPools:
-        return StudyPools(self.place(seed), self.data, **self.chain)
+        """What belongs to the labelled split of a seed, which with `vary_split` is drawn and adapted to here."""
+        folder, adapted_dir = self.place(seed), self.split_file(seed).parent
 
-    def adaptation(self, seed: int) -> Path:
-        """The adaptation of a seed: the one given, or with `vary_split` one on labels drawn anew."""
-        if not self.vary_split:
-            return self.adapted_dir
-        folder = self.place(seed) / "adapt"
-        if not (folder / "latent_classifier.pt").is_file():
-            settings = {**self.data, **self.chain["adaptation"], "seed": seed}
-            settings.pop("patch_size", None)  # is the pre-training's
-            run_config("adapt.json", **settings, output_dir=str(folder))
-        return folder
+        def make() -> StudyPools:
+            if not self.vary_split:
+                return StudyPools(folder, adapted_dir, self.data, self.chain)
+            # Of built-in patches each seed has its own, and their folder holds those of one.
+            own = {"cache_dir": str(folder / "cache")} if self.data["dataset_dir"] is None else {}
+            pools = StudyPools(folder, adapted_dir, {**self.data, **own}, self.chain, seed)
+            pools.adapt(adapted_dir, **self.labels)
+            return pools
 
-    def selection(self, pool: str, seed: int) -> Path:
-        """The selection of a pool, made once; an error is kept as well, so that it isn't run into again and again."""
-        key = (pool, seed if self.vary_split else self.seeds[0])
-        if key not in self.selections:
+        return self.once(("pools", folder), make)
+
+    def selection(self, pool: str, seed: int) -> tuple[str, str]:
+        """The selection of a pool, and a hash of what it chose.
+
+        Raises:
+            ValueError: another row or seed was run with another choice, as before the pool was extended.
+        """
+        folder = self.place(seed)
+
+        def make() -> tuple[str, str]:
+            path = self.pools(seed).select(pool)
+            chosen = sorted((row.file, row.ratio or 0, row.random_ratio or 0) for row in read_selection(path)[0])
+            digest = hashlib.sha256(repr(chosen).encode()).hexdigest()
+            for run in self.planned():
+                if run["row"].pool == pool and self.place(run["seed"]) == folder:
+                    if self.recorded(run).get("selection", digest) != digest:
+                        raise ValueError(
+                            f"{path} has changed since {run['folder']} was run, as when its pool was extended: study "
+                            "it with another --output_dir"
+                        )
+            return str(path), digest
+
+        return self.once(("selection", pool, folder), make)
+
+    def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """What several runs share; an error is kept as well, so that it isn't run into again and again."""
+        if key not in self._made:
             try:
-                self.selections[key] = self.pools(seed).select(pool, self.adaptation(seed))
+                self._made[key] = make()
             except Exception as error:
-                self.selections[key] = error
-                raise
-        found = self.selections[key]
-        if isinstance(found, Exception):
-            raise found
-        return found
+                self._made[key] = error
+        if isinstance(self._made[key], Exception):
+            raise self._made[key]
+        return self._made[key]
 
     def write(self) -> None:
         """The table of what there is so far."""

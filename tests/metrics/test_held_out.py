@@ -42,13 +42,14 @@ def test_figures_of_a_matrix_worked_by_hand():
         "macro_specificity": sum(specificity) / 3,
         "weighted_f1": (5 * f1[0] + 5 * f1[1] + 4 * f1[2]) / 14,
         "weighted_sensitivity": 9 / 14,
+        "weighted_specificity": (10 * 7 / 9 + 4 * 9 / 10) / 14,
         # Nine right guesses at -log 1/2, five wrong ones at -log 1/4.
         "cross_entropy": (9 * math.log(2) + 5 * math.log(4)) / 14,
         # All in one bin, sure by half and right in nine of fourteen.
         "ece": 9 / 14 - 1 / 2,
     }
     assert {name: found[name] for name in expected} == pytest.approx(expected, abs=6e-5)
-    assert len({round(value, 3) for value in expected.values()}) == 8, "figures that could be mistaken for another"
+    assert len({round(value, 3) for value in expected.values()}) == 9, "figures that could be mistaken for another"
     assert found["confusion"] == CONFUSION.tolist() and found["absent_classes"] == []
     for number, name in enumerate(CLASSES):
         of_class = {"precision": precision, "sensitivity": sensitivity, "specificity": specificity, "f1": f1}

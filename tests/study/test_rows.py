@@ -30,3 +30,9 @@ def test_chosen_rows_bring_their_baselines():
     assert [row.name for row in choose_rows("gan_selective_100", ["gan"])] == [EQUAL_STEPS, "gan_selective_100"]
     with pytest.raises(ValueError, match="nonsense.*there are real"):
         choose_rows("nonsense")
+
+
+@pytest.mark.parametrize("name", ["guided", "from_scratch", "../gan", "a/b", "", ".gan", "a gan"])
+def test_a_pool_that_can_not_have_its_name(name):
+    with pytest.raises(ValueError, match="--pools names one .*; it must be letters"):
+        choose_rows(None, [name])
