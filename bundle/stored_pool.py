@@ -114,7 +114,8 @@ class StoredPool:
         """
         path = self.prepare().folder / image_file(name, seed)
         image = read_rgb(str(self.folder), image_file(name, seed))
-        require_marks(path, {"Class": name, "Seed": str(seed), **marks_of(self.identity)})
+        marks = {"SyntheticData": "YES", "Class": name, "Seed": str(seed)}
+        require_marks(path, {**marks, **marks_of(self.identity)})
         if image.shape != (self.patch_size, self.patch_size, 3):
             raise ValueError(
                 f"{path} is {image.shape[1]} x {image.shape[0]} pixels, expected {self.patch_size} x {self.patch_size}"

@@ -156,6 +156,14 @@ def test_the_command_of_the_adaptation_is_followed_by_this_one_without_flags():
     assert labelled.patch_size == pretrain["patch_size"]
 
 
+@pytest.mark.parametrize("steps, warm_up", [(1000, 50), (250, 12), (10, 0)])
+def test_the_warm_up_is_a_share_of_the_steps(steps, warm_up):
+    """Else a short training, such as the study's with fewer steps, would end before it has warmed up."""
+    made = ConfigWorkflow(config_file=CONFIG, bundle_root=str(ROOT), classifier_steps=steps)
+    made.initialize()
+    assert trainer(made.parser.get_parsed_content).make_schedule.keywords["warmup_steps"] == warm_up
+
+
 def test_the_papers_settings_are_its_own():
     made = ConfigWorkflow(config_file=[CONFIG, str(ROOT / "configs" / "paper_classify.json")], bundle_root=str(ROOT))
     made.initialize()

@@ -6,6 +6,7 @@ import shutil
 import pytest
 from candidates import CLASSES, IDENTITY, SIDE, candidate, fill_pool, keys
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from bundle.data.sources import UnreadableImage
 from bundle.pool import Pool
@@ -37,6 +38,17 @@ def unmarked(folder):
     Image.fromarray(candidate("TUM", 1)).save(folder / "TUM" / "TUM_1.png")
 
 
+def not_said_to_be_synthetic(folder):
+    """As another program saves it: with all fields but one."""
+    path = folder / "TUM" / "TUM_1.png"
+    texts = PngInfo()
+    with Image.open(path) as image:
+        for name, value in image.text.items():
+            if name != "SyntheticData":
+                texts.add_itxt(name, value)
+        image.save(path, pnginfo=texts)
+
+
 def of_another_pool(folder):
     other = {**IDENTITY, "model": "b" * 64}
     with Pool(folder.parent / "other", other) as pool:
@@ -54,6 +66,7 @@ def of_other_settings(folder):
     "spoil, message",
     [
         (unmarked, "TUM_1.png does not belong to this pool: its marks are .*'ModelHash': None.*Remove it"),
+        (not_said_to_be_synthetic, "TUM_1.png does not belong to this pool: .*'SyntheticData': None"),
         (of_another_pool, "TUM_1.png does not belong to this pool: .*bbb.*aaa"),
         (of_other_settings, "TUM_1.png does not belong to this pool"),
         (lambda pool: (pool / "TUM/TUM_1.png").rename(pool / "TUM/TUM_5.png"), "TUM_5.png does not.*'Seed': '1'.*'5'"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections import Counter
 from pathlib import Path
@@ -13,11 +12,10 @@ import numpy as np
 import torch
 
 from bundle.data.labelled import LabelledPatches
-from bundle.data.sources import read_rgb
 from bundle.data.split import fingerprint_split
 from bundle.data.transforms import MacenkoNormalized
-from bundle.pool import POOL_FILE, content_hash, marks_of, require_marks
 from bundle.selection.table import SelectionRow, read_selection
+from bundle.stored_pool import StoredPool
 
 logger = logging.getLogger(__name__)
 
@@ -206,7 +204,12 @@ class AugmentedPatches:
             )
         if self.pool_dir is None:
             self.pool_dir = Path(facts["pool"])
-        self.marks = pool_marks(self.pool_dir, facts["pool_hash"])
+        self.pool = StoredPool(self.pool_dir, self.labelled.patch_size).prepare()
+        if self.pool.hash != facts["pool_hash"]:
+            raise ValueError(
+                f"{self.pool_dir} is another pool than the selection was made from: its hash is {self.pool.hash}, "
+                f"expected {facts['pool_hash']}. Name the right one with --pool_dir, or select again"
+            )
         made = {row.label for row in rows}
         absent = [name for name in classes if name not in made]
         if absent:
@@ -229,48 +232,17 @@ class AugmentedPatches:
 
     def _read(self, row: SelectionRow) -> torch.Tensor:
         """One synthetic image, uint8 [3, S, S]."""
-        path, side = self.pool_dir / row.file, self.labelled.patch_size
+        path = self.pool_dir / row.file
         if not path.is_file():
             raise FileNotFoundError(
                 f"{path}, which {self.selection_file} lists, is missing: put it back, say where the pool is with "
                 "--pool_dir, or select again"
             )
-        rgb = read_rgb(self.pool_dir, row.file)
-        require_marks(path, {"SyntheticData": "YES", "Class": row.label, "Seed": str(row.seed), **self.marks})
-        if rgb.shape[:2] != (side, side):
-            raise ValueError(
-                f"{path} is {rgb.shape[0]} x {rgb.shape[1]}, and --patch_size is {side}: give the size of the pool's "
-                "images, so that real and synthetic ones are prepared alike"
-            )
-        return torch.from_numpy(rgb.transpose(2, 0, 1).copy())
+        return torch.from_numpy(self.pool.read(row.label, row.seed).transpose(2, 0, 1).copy())
 
     def _normalised(self, image: torch.Tensor) -> torch.Tensor:
         """uint8 [3, S, S] as the classifier is to see it."""
         return MacenkoNormalized("image")({"image": image})["image"] if self.normalise_stain else image
-
-
-def pool_marks(folder: Path, pool_hash: str) -> dict[str, str]:
-    """What every image of a pool says about its origin, by the pool's `pool.json`.
-
-    Raises:
-        FileNotFoundError: there is no pool.
-        ValueError: it can't be read, or is another pool than the one with this hash.
-    """
-    path = folder / POOL_FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} is no pool, as it has no {POOL_FILE}: say where it is with --pool_dir")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        identity, found = content["identity"], content["hash"]
-        marks = marks_of(identity)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} can't be read as the identity of a pool: {error!r}") from error
-    if found != pool_hash or content_hash(identity) != pool_hash:
-        raise ValueError(
-            f"{folder} is another pool than the selection was made from: its hash is {found}, expected {pool_hash}. "
-            "Name the right one with --pool_dir, or select again"
-        )
-    return marks
 
 
 def _is_number(value: Any) -> bool:

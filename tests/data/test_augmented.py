@@ -170,7 +170,7 @@ def test_a_shortfall_is_said_and_recorded(labelled, selection, caplog):
 def test_a_moved_pool_is_found_where_it_is_said_to_be(labelled, selection, pool, tmp_path):
     file = selection()
     pool.rename(tmp_path / "elsewhere")
-    refused(labelled, "pool.json: say where it is with --pool_dir", FileNotFoundError, selection_file=file)
+    refused(labelled, "it has no pool.json. Name one with --pool_dir", FileNotFoundError, selection_file=file)
     assert len(AugmentedPatches(labelled, file, pool_dir=tmp_path / "elsewhere")) == 9 + 12
 
 
@@ -295,5 +295,5 @@ def test_a_missing_file_is_named(labelled, selection, pool):
 
 def test_images_of_another_size_are_refused(labelled, selection, tmp_path):
     larger = write_pool(tmp_path / "larger", CLASSES, side=24)
-    message = "ADI_0.png is 24 x 24, and --patch_size is 16"
+    message = "ADI_0.png is 24 x 24 pixels, expected 16 x 16: .*--patch_size"
     refused(labelled, message, selection_file=selection(pool=larger))
