@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 from collections import Counter
@@ -123,7 +124,7 @@ class AugmentedPatches:
             )
         return self
 
-    @property
+    @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the pixels and classes of the synthetic images, in their order."""
         self.prepare()

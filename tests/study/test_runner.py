@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,32 @@ def test_a_failed_row_is_shown_and_run_again(study, configs, tmp_path):
     study().run()
     assert [settings["selection"] for name, _, settings in configs.calls if name == "classify.json"] == ["random"] * 2
     assert "failed" not in (tmp_path / "study" / "table.md").read_text()
+
+
+def test_what_is_interrupted_goes_on_where_it_was(study, configs, tmp_path, monkeypatch):
+    """However far it came, in the middle of a training or of a selection."""
+    study().run()
+    files = ("results.csv", "table.md", "table.html")
+    whole = {name: (tmp_path / "study" / name).read_bytes() for name in files}
+    shutil.rmtree(tmp_path / "study")
+    configs.calls.clear()
+
+    def call(name, run_id="run", **settings):
+        call.left -= 1
+        if not call.left:
+            raise KeyboardInterrupt
+        configs(name, run_id, **settings)
+
+    for module in (runner, pools):
+        monkeypatch.setattr(module, "run_config", call)
+    for left in (4, 2, 3, 1):  # the second stops in the selection, the last at once
+        call.left = left
+        with pytest.raises(KeyboardInterrupt):
+            study().run()
+    call.left = 100
+    study().run()
+    assert names(configs).count("classify.json") == 8, "none is run twice"
+    assert {name: (tmp_path / "study" / name).read_bytes() for name in files} == whole
 
 
 def test_a_broken_pool_is_tried_once(study, configs, tmp_path):

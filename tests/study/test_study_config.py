@@ -9,8 +9,11 @@ from conftest import TINY, TINY_ADAPTATION, TINY_CLASSIFICATION, TINY_SELECTION,
 from helpers import ROOT, root_cause
 from monai.bundle import ConfigWorkflow
 
+from bundle.data.generated import CLASSES as GENERATED_CLASSES
+from bundle.data.generated import generate_patch
 from bundle.data.guards import require_no_synthetic
 from bundle.data.split import read_split
+from bundle.pool import Pool
 
 ROWS = "colour_histogram,guided_selective_50"
 
@@ -99,6 +102,21 @@ def test_models_of_other_origins_on_the_same_split(study, adapted, pretrained, t
     assert not (folder / "from_scratch" / "images.unfinished").exists()
     for name in ("decoder.pt", "latent_classifier.pt"):
         assert (folder / "adapted_diffusion" / name).read_bytes() == (adapted / name).read_bytes()
+
+
+def test_a_pool_of_another_generator(study, tmp_path):
+    """By its path; it is selected from like the study's own and left as it is."""
+    folder = tmp_path / "gan"
+    with Pool(folder, {"generator": "gan", "model": "a" * 64, "settings": {}}) as pool:
+        for name in GENERATED_CLASSES:
+            for seed in range(4):
+                pool.add(name, seed, generate_patch(name, 7, seed, TINY_CLASSIFICATION["patch_size"]))
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    study(rows="gan_selective_100", pools={"gan": str(folder)}).run()
+    line = results(tmp_path / "study")["gan_selective_100", 0]
+    assert line["status"] == "done" and int(line["synthetic_images"]) > 0 and line["pool"] == "gan"
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    assert not (tmp_path / "study" / "pools").exists()
 
 
 def test_each_seed_on_labels_of_its_own(study, tmp_path):
