@@ -38,6 +38,7 @@ class Row:
         stain: whether training varies the stain strongly.
         settings: further settings of configs/classify.json.
         baseline: the row without synthetic images that is trained alike.
+        control: the row with as many images of the same pool chosen at random, where there is one.
     """
 
     name: str
@@ -49,13 +50,15 @@ class Row:
     stain: bool = False
     settings: dict[str, Any] = field(default_factory=dict)
     baseline: str | None = EQUAL_STEPS
+    control: str | None = None
 
 
 def selective(pool: str, title: str, ratio: int, stain: bool = False, selection: str = "selective") -> Row:
     """A row with synthetic images of a pool."""
-    name = f"{pool}_{selection}_{ratio}" + ("_strong_stain" if stain else "")
+    name, control = (f"{pool}_{kind}_{ratio}" + ("_strong_stain" if stain else "") for kind in (selection, "random"))
     title = f"{title}, {selection} {ratio} %" + (", strong stain augmentation" if stain else "")
-    return Row(name, title, pool, selection, ratio, stain=stain, baseline=STRONG_STAIN if stain else EQUAL_STEPS)
+    baseline = STRONG_STAIN if stain else EQUAL_STEPS
+    return Row(name, title, pool, selection, ratio, stain=stain, baseline=baseline, control=control)
 
 
 def all_rows(pools: Iterable[str] = ()) -> list[Row]:

@@ -48,7 +48,7 @@ class Configs:
         )
 
     def classify(self, folder, settings):
-        right = 6 if settings.get("ratio") else 4
+        right = 4 + 2 * ("ratio" in settings) + (settings.get("selection") == "selective")
         with open(folder / "predictions.csv", "w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["file", "part", "class", "predicted", *CLASSES])
@@ -116,14 +116,19 @@ def test_runs_each_row_once_and_writes_the_table(study, configs, tmp_path):
         "guided_random_50": 100,
     }
     table = (tmp_path / "study" / "table.md").read_text()
-    assert "HistoDiffusion, selective 50 % | 0.750 (" in table
-    assert "+25.0 (" in table and "2 of 2" in table and "not new slides" in table
-    assert "| +25.0, +25.0 |" in table, "the gain of each seed"
+    # Four of eight tiles right without synthetic images, six with random ones, seven with selected ones.
+    shown = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in table.splitlines() if "2 of 2" in line}
+    columns = [0.875, 37.5, 37.5, 12.5]
+    cells = shown["HistoDiffusion, selective 50 %"]
+    assert [float(cells[place].split(" ")[0]) for place in (1, 2, 3, 5)] == columns and cells[4] == "+37.5, +37.5"
+    cells = shown["HistoDiffusion, random 50 %"]
+    assert cells[1].startswith("0.750 (") and cells[3].startswith("+25.0 (") and cells[5] == ""
+    assert "not new slides" in table
     page = (tmp_path / "study" / "table.html").read_text()
     assert 'src="data:image/png;base64,' in page and page.count("src=") == 1
     lines = list(csv.DictReader(open(tmp_path / "study" / "results.csv")))
     assert len(lines) == 8 and {line["status"] for line in lines} == {"done"}
-    assert {line["test_accuracy"] for line in lines} == {"0.5", "0.75"}
+    assert {line["test_accuracy"] for line in lines} == {"0.5", "0.75", "0.875"}
     assert (tmp_path / "study" / "accuracy_by_ratio.png").is_file()
     configs.calls.clear()
     study().run()
@@ -140,7 +145,7 @@ def test_a_failed_row_is_shown_and_run_again(study, configs, tmp_path):
     study().run()
     table = (tmp_path / "study" / "table.md").read_text()
     assert "random 50 % | failed: OSError: no space left |" in table
-    assert "selective 50 % | 0.750" in table
+    assert "selective 50 % | 0.875" in table
     configs.broken, configs.calls = set(), []
     study().run()
     assert [settings["selection"] for name, _, settings in configs.calls if name == "classify.json"] == ["random"] * 2
