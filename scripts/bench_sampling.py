@@ -24,13 +24,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from sweep_guidance import open_labelled
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from bundle.adapted import AdaptedModels  # noqa: E402
-from bundle.data.labelled import LabelledPatches  # noqa: E402
 from bundle.data.loader import read_images  # noqa: E402
 from bundle.data.transforms import scale_patch  # noqa: E402
 from bundle.diffusion.samplers import start_latents  # noqa: E402
@@ -133,11 +133,7 @@ def main() -> None:
 
     models = AdaptedModels(given.adapted_dir, given.device).prepare()
     judge = Judge(given.adapted_dir, given.device, models.classes)
-    cache, split = given.output_dir / "cache", given.output_dir / "split.csv"
-    labelled = LabelledPatches(
-        given.dataset_dir, given.test_dir, models.patch_size, cache, split, split_file=given.adapted_dir / "split.csv"
-    ).prepare()
-    part = labelled.part("unused").prepare()
+    part = open_labelled(given, models.patch_size).part("unused").prepare()
     real = scale_patch(read_images(part))
     # Drawn from the real tiles' classes, so that shares of classes hardly make a distance; more images keep the first.
     drawn = np.random.default_rng(0).integers(len(part), size=given.num_images)

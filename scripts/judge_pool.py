@@ -16,17 +16,16 @@ import sys
 from pathlib import Path
 
 import torch
-from sweep_guidance import measure, real_tiles
+from sweep_guidance import measure, open_labelled, print_own_accuracy, print_rows, real_tiles
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from bundle.adapted import AdaptedModels  # noqa: E402
-from bundle.data.labelled import LabelledPatches  # noqa: E402
 from bundle.data.sources import read_rgb  # noqa: E402
 from bundle.data.transforms import scale_patch  # noqa: E402
 from bundle.files import write_json  # noqa: E402
-from bundle.judge import VIEWS, Judge  # noqa: E402
+from bundle.judge import Judge  # noqa: E402
 from bundle.pictures import save_grid  # noqa: E402
 from bundle.selection.table import selected_items  # noqa: E402
 
@@ -70,19 +69,12 @@ def main() -> None:
 
     models = AdaptedModels(given.adapted_dir).prepare()
     judge = Judge(given.adapted_dir, classes=models.classes)
-    cache, split = given.output_dir / "cache", given.output_dir / "split.csv"
-    labelled = LabelledPatches(
-        given.dataset_dir, given.test_dir, models.patch_size, cache, split, split_file=given.adapted_dir / "split.csv"
-    )
-    real = real_tiles(labelled.prepare(), given.maximum)
+    real = real_tiles(open_labelled(given, models.patch_size), given.maximum)
     made = read_pool(given.pool_dir, models.classes, given.selection_file, given.ratio, given.maximum)
     found = measure(made, real, judge)
-    for view in VIEWS:
-        own = ", ".join(f"{where} {figures['accuracy']:.3f}" for where, figures in judge.measured[view].items())
-        print(f"the judge's own accuracy, {view}: {own}")
-    for name, figures in (*found["classes"].items(), ("all", found["all"])):
-        count = f"{len(made[name]):5}" if name in made else " " * 5
-        print(f"  {name:6}{count}" + "".join(f"  {column} {value:.3f}" for column, value in figures.items()))
+    print_own_accuracy(judge)
+    print(f"images: {', '.join(f'{len(tiles)} of {name}' for name, tiles in made.items())}")
+    print_rows(found)
     write_json(
         given.output_dir / "judged.json", {"images": {name: len(tiles) for name, tiles in made.items()}, **found}
     )

@@ -57,6 +57,31 @@ def real_tiles(labelled: LabelledPatches, per_class: int) -> dict[str, torch.Ten
     return found
 
 
+def open_labelled(given: argparse.Namespace, patch_size: int) -> LabelledPatches:
+    """The labelled images of the adaptation that the command line names, cached in its output folder."""
+    return LabelledPatches(
+        given.dataset_dir,
+        given.test_dir,
+        patch_size,
+        given.output_dir / "cache",
+        given.output_dir / "split.csv",
+        split_file=given.adapted_dir / "split.csv",
+    ).prepare()
+
+
+def print_own_accuracy(judge: Judge) -> None:
+    """What the judge's opinion is worth, by view."""
+    for view, measured in judge.measured.items():
+        figures = ", ".join(f"{where} {found['accuracy']:.3f}" for where, found in measured.items())
+        print(f"the judge's own accuracy, {view}: {figures}")
+
+
+def print_rows(result: dict[str, Any]) -> None:
+    """The figures of :func:`measure`, a line a class."""
+    for row, figures in (*result["classes"].items(), ("all", result["all"])):
+        print(f"  {row:6}" + "".join(f"  {column} {value:.3f}" for column, value in figures.items()))
+
+
 def synthesise(
     models: AdaptedModels, inferer: GuidedLatentInferer, count: int, seed: int, batch: int, name: str
 ) -> dict:
@@ -128,18 +153,8 @@ def main() -> None:
 
     models = AdaptedModels(given.adapted_dir, given.device).prepare()
     judge = Judge(given.adapted_dir, given.device, models.classes)
-    labelled = LabelledPatches(
-        given.dataset_dir,
-        given.test_dir,
-        models.patch_size,
-        given.output_dir / "cache",
-        given.output_dir / "split.csv",
-        split_file=given.adapted_dir / "split.csv",
-    )
-    real = real_tiles(labelled.prepare(), given.num_images)
-    for view, measured in judge.measured.items():
-        figures = ", ".join(f"{where} {found['accuracy']:.3f}" for where, found in measured.items())
-        print(f"the judge's own accuracy, {view}: {figures}")
+    real = real_tiles(open_labelled(given, models.patch_size), given.num_images)
+    print_own_accuracy(judge)
     file = given.output_dir / "sweep.json"
     results = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     for scale, limits, cap in itertools.product(given.scales, given.intervals, given.caps):
@@ -154,8 +169,7 @@ def main() -> None:
             save_grid(given.output_dir / f"{picture}.png", grid, columns=12, synthetic={"Settings": name})
             write_json(file, results)
         print(f"\n{name}")
-        for row, figures in (*results[name]["classes"].items(), ("all", results[name]["all"])):
-            print(f"  {row:6}" + "".join(f"  {column} {value:.3f}" for column, value in figures.items()))
+        print_rows(results[name])
     print(f"\nrecommended: {recommend(results)}\npictures and figures: {given.output_dir}")
 
 

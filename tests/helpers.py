@@ -1,5 +1,6 @@
 """What several test files use."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -56,6 +57,21 @@ def assert_equal(left, right, place=""):
         assert torch.equal(left, right), f"{place} differs"
     else:
         assert left == right, place
+
+
+def build_elsewhere(config, names, folder):
+    """Builds parts of a config in a process of its own, from an empty folder, as MONAI's own tools do."""
+    code = (
+        "from monai.bundle import ConfigWorkflow\n"
+        f"w = ConfigWorkflow(config_file={config!r}, workflow_type='train')\n"
+        "w.initialize()\n"
+        f"for name in {names!r}:\n"
+        "    assert w.parser.get_parsed_content(name)\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    run = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, env=environment)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert not os.listdir(folder)
 
 
 def few_images(folder, count, first=0):

@@ -1,13 +1,10 @@
 """Each setting of configs/classify.json does what it says, and what is no setting, or no number, is refused at once."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from helpers import root_cause
+from helpers import build_elsewhere, root_cause
 from monai.bundle import ConfigWorkflow
 
 from bundle.workflow import is_setting
@@ -205,14 +202,4 @@ def test_unknown_flags_are_refused_with_a_hint(workflow, tmp_path, flag, meant):
 
 def test_nothing_is_read_or_written_before_it_runs(tmp_path):
     """From another folder, as MONAI's own tools do; both run ids are built."""
-    code = (
-        "from monai.bundle import ConfigWorkflow\n"
-        f"w = ConfigWorkflow(config_file={CONFIG!r}, workflow_type='train')\n"
-        "w.initialize()\n"
-        "for name in ('classification#trainer', 'control', 'labelled'):\n"
-        "    w.parser.get_parsed_content(name)\n"
-    )
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=environment)
-    assert run.returncode == 0, run.stderr[-2000:]
-    assert not os.listdir(tmp_path)
+    build_elsewhere(CONFIG, ("classification#trainer", "control", "labelled"), tmp_path)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from candidates import fill_pool, keys, write_labelled
 from conftest import TINY_SELECTION
-from helpers import root_cause
+from helpers import build_elsewhere, root_cause
 from monai.bundle import ConfigWorkflow
 
 from bundle.selection.table import read_selection
@@ -151,17 +151,7 @@ def test_every_setting_has_its_flag_test():
 
 def test_it_is_built_from_anywhere(tmp_path):
     """Without data, pool and weights, from another folder, and nothing is written."""
-    code = (
-        "from monai.bundle import ConfigWorkflow\n"
-        f"w = ConfigWorkflow(config_file={CONFIG!r}, workflow_type='train')\n"
-        "w.initialize()\n"
-        "for name in ('scoring', 'selection'):\n"
-        "    assert w.parser.get_parsed_content(name)\n"
-    )
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=environment)
-    assert run.returncode == 0, run.stderr[-2000:]
-    assert not os.listdir(tmp_path)
+    build_elsewhere(CONFIG, ("scoring", "selection"), tmp_path)
 
 
 def test_defaults_are_those_documented(tmp_path):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from bundle.data.labelled import LabelledPatches
-from bundle.data.split import fingerprint_split
+from bundle.data.split import fingerprint_split, is_number
 from bundle.data.transforms import MacenkoNormalized
 from bundle.selection.table import SelectionRow, read_selection
 from bundle.stored_pool import StoredPool
@@ -64,7 +64,7 @@ class AugmentedPatches:
     ) -> None:
         if selection not in SELECTIONS:
             raise ValueError(f"--selection is {selection!r}; it must be one of {', '.join(SELECTIONS)}")
-        if synthetic_share is not None and not (_is_number(synthetic_share) and 0 < synthetic_share <= 1):
+        if synthetic_share is not None and not (is_number(synthetic_share) and 0 < synthetic_share <= 1):
             raise ValueError(f"--synthetic_share is {synthetic_share!r}; it must be above 0 and at most 1, or None")
         if not isinstance(real_repeats, int) or isinstance(real_repeats, bool) or real_repeats < 1:
             raise ValueError(f"--real_repeats is {real_repeats!r}; it must be an integer of at least 1")
@@ -73,7 +73,7 @@ class AugmentedPatches:
                 f"--synthetic_share {synthetic_share} says how often real images are seen, and so does --real_repeats "
                 f"{real_repeats}: leave one out"
             )
-        if not isinstance(normalise_stain, bool):  # a command line gives "false" as text, which would be true
+        if not isinstance(normalise_stain, bool):  # any text would count as true
             raise ValueError(f"--normalise_stain is {normalise_stain!r}; it must be True or False")
         about_selection = {"ratio": ratio, "pool_dir": pool_dir, "synthetic_share": synthetic_share}
         if selection != SELECTIONS[0]:
@@ -244,7 +244,3 @@ class AugmentedPatches:
     def _normalised(self, image: torch.Tensor) -> torch.Tensor:
         """uint8 [3, S, S] as the classifier is to see it."""
         return MacenkoNormalized("image")({"image": image})["image"] if self.normalise_stain else image
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

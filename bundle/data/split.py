@@ -74,7 +74,7 @@ def choose_validation(labels: Mapping[str, str], share: float = 0.2, seed: int =
     Raises:
         ValueError: a share out of range; one class only; a class with one file, which it names.
     """
-    if not _is_number(share) or not 0 < share < 1:
+    if not is_number(share) or not 0 < share < 1:
         raise ValueError(f"--validation_share is {share!r}; it must lie between 0 and 1")
     classes = _files_by_class(labels)
     for name, files in classes.items():
@@ -219,7 +219,7 @@ def _files_by_class(labels: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def _share_out(classes: dict[str, list[str]], label_fraction: Any) -> dict[str, int]:
-    if not _is_number(label_fraction) or not 0 < label_fraction <= 1:
+    if not is_number(label_fraction) or not 0 < label_fraction <= 1:
         raise ValueError(f"--label_fraction is {label_fraction!r}; it must be above 0 and at most 1")
     count = sum(map(len, classes.values()))
     total = round(label_fraction * count)
@@ -260,7 +260,8 @@ def _draw(classes: dict[str, list[str]], wanted: dict[str, int], seed: list[int]
     return sorted(chosen)
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a setting is a number; Python takes a truth value for one."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 

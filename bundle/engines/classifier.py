@@ -68,15 +68,16 @@ class ClassifierTrainer(StageTrainer):
         self.ema_decay = ema_decay
         self.network: torch.nn.Module | None = None
 
-    # What a subclass fills in.
+    # What a subclass fills in, or has otherwise than a classifier of images.
 
     def known(self) -> dict[str, Any]:
-        """Arguments of the network that the data decide."""
-        raise NotImplementedError
+        """Arguments of the network that the data decide: those of a network of images."""
+        return {"num_classes": len(self.labelled.classes), "side": self.labelled.patch_size}
 
     def train_logits(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Logits [B, classes] of a training batch, with their graph."""
-        raise NotImplementedError
+        with self.autocast():
+            return self.network(batch["image"].to(self.state.device, non_blocking=True))
 
     def train_loss(self, batch: dict[str, torch.Tensor], labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits, fp32 [B, classes], and the loss of a training batch with its labels [B] on the device."""
@@ -211,10 +212,6 @@ class ImageClassifierTrainer(ClassifierTrainer):
 
     def start_from_pretraining(self) -> None:
         self.network.load_trunk(self.pretrained.autoencoder(self.state.device).state_dict())
-
-    def train_logits(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        with self.autocast():
-            return self.network(batch["image"].to(self.state.device, non_blocking=True))
 
     def predict(self, network: torch.nn.Module, part: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits and labels of one part of the labelled patches."""

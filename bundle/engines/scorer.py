@@ -125,9 +125,6 @@ class ScorerTrainer(ClassifierTrainer):
             **classifier,
         )
 
-    def known(self) -> dict[str, Any]:
-        return {"num_classes": len(self.labelled.classes), "side": self.labelled.patch_size}
-
     def start_from_pretraining(self) -> None:
         if self.trunk_weights is not None:
             self.network.load_trunk(self.trunk_weights)
@@ -151,10 +148,6 @@ class ScorerTrainer(ClassifierTrainer):
             "trunk weights": None if self.trunk_weights is None else file_hash(self.trunk_weights),
             "number of passes": self.passes,
         }
-
-    def train_logits(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        with self.autocast():
-            return self.network(batch["image"].to(self.state.device, non_blocking=True))
 
     def _iteration(self, engine: Any, batchdata: dict[str, torch.Tensor]) -> dict[str, float]:
         output = super()._iteration(engine, batchdata)

@@ -16,12 +16,13 @@ from bundle.data.generated import DESCRIPTION
 from bundle.data.labelled import LabelledPatches
 from bundle.data.marks import ALGORITHMIC_MEDIA, save_marked_png
 from bundle.files import write_atomically
+from bundle.judge import VIEWS
 from bundle.study.rows import ADAPTED_DIFFUSION, FROM_SCRATCH, GUIDED, PRETRAINED_DECODER
 
 logger = logging.getLogger(__name__)
 
 # What synthesis and the judge need of an adaptation besides its diffusion model.
-SHARED_ARTEFACTS = ("decoder.pt", "latent_classifier.pt", "judge_colour.pt", "judge_grey.pt", "judge_normalised.pt")
+SHARED_ARTEFACTS = ("decoder.pt", "latent_classifier.pt", *(f"judge_{view}.pt" for view in VIEWS))
 # Settings of the study by name, of which each pool needs some: what its selection depends on.
 MADE_WITH = {
     GUIDED: ("synthesis", "selection"),
