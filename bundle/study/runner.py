@@ -6,10 +6,10 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from pathlib import Path
 from typing import Any
 
-from bundle.chain import run_config
 from bundle.data.split import fingerprint_split, read_split
 from bundle.files import write_json
 from bundle.run_folder import RunFolder
@@ -17,6 +17,7 @@ from bundle.selection.table import read_selection
 from bundle.study.pools import MADE_WITH, StudyPools
 from bundle.study.rows import COLOUR, Row
 from bundle.study.table import write_tables
+from bundle.study.training import DONE, FAILED, one_line, train, training_processes
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,8 @@ class Study:
         steps: optimiser steps of every row but those that ask for a share of them.
         strong_stain: settings of configs/classify.json for rows with strong stain augmentation.
         vary_split: whether each seed redraws the labelled images, and does everything after it anew.
+        parallel_runs: how many classifiers are trained at a time, each in a process of its own with its share of the
+            threads. It changes rounding at most.
         labels: how many it then draws, "labels_per_class" or "label_fraction" of configs/adapt.json; without a number
             as that config does.
 
@@ -60,6 +63,7 @@ class Study:
         strong_stain: Mapping[str, Any],
         vary_split: bool = False,
         labels: Mapping[str, Any] | None = None,
+        parallel_runs: int = 1,
     ) -> None:
         self.variants = [name.strip() for name in variants.split(",")] if isinstance(variants, str) else list(variants)
         unknown = [name for name in self.variants if name not in VARIANTS]
@@ -82,6 +86,7 @@ class Study:
         self.steps = steps
         self.strong_stain = dict(strong_stain)
         self.vary_split = vary_split
+        self.parallel_runs = parallel_runs
         self._made: dict[Hashable, Any] = {}
 
     def run(self, next_command: str = "") -> None:
@@ -97,14 +102,9 @@ class Study:
             runs = self.planned()
             for run in runs:
                 self.require_same(run)
-            for number, run in enumerate(runs):
-                if self.recorded(run)["status"] == "done":
-                    continue
-                logger.info(f"study: run {number + 1} of {len(runs)}: {run['name']}")
-                self.perform(run)
-                self.write()
+            self.perform([run for run in runs if self.recorded(run)["status"] != DONE])
             self.write()
-            if all(self.recorded(run)["status"] != "done" for run in runs):
+            if all(self.recorded(run)["status"] != DONE for run in runs):
                 raise RuntimeError(f"every run failed; the first one so: {self.recorded(runs[0])['status']}")
         finally:
             self.folder.close()
@@ -139,25 +139,47 @@ class Study:
             "folder": self.folder / "runs" / row.name / variant / f"seed_{seed}",
         }
 
-    def perform(self, run: dict[str, Any]) -> None:
-        """One run; what it came to is in its run.json."""
+    def perform(self, runs: Sequence[dict[str, Any]]) -> None:
+        """Trains what is missing, some at a time, and writes the table after each."""
+        with training_processes(self.parallel_runs) as trainers:
+            under_way: set[Future] = set()
+            for number, run in enumerate(runs):
+                logger.info(f"study: run {number + 1} of {len(runs)} still to do: {run['name']}")
+                under_way |= self.begin(run, trainers)
+                if len(under_way) >= self.parallel_runs:
+                    under_way = self.finished(under_way)
+            while under_way:
+                under_way = self.finished(under_way)
+
+    def begin(self, run: dict[str, Any], trainers: Executor) -> set[Future]:
+        """Has a run trained, after what it needs was made; none where that failed, which its run.json then says."""
         row = run["row"]
         facts = {"row": row.name, **{name: run[name] for name in ("variant", "seed", "settings", "made_with")}}
         try:
             pools = self.pools(run["seed"])
             places = {"split_file": str(pools.split_file), "output_dir": str(run["folder"])}
-            settings, found = {**pools.labelled_data, **run["settings"], **places}, {}
+            settings = {**pools.labelled_data, **run["settings"], **places}
             if row.pool is not None:
-                settings["selection_file"], found["selection"] = self.selection(row.pool, run["seed"])
-            run_config("classify.json", "colour_control" if row.name == COLOUR else "run", **settings)
-            found["metrics"] = json.loads((run["folder"] / "metrics.json").read_text(encoding="utf-8"))
-            facts |= {"status": "done", "split": self.split(run["seed"]), **found}
+                settings["selection_file"], facts["selection"] = self.selection(row.pool, run["seed"])
+            facts["split"] = self.split(run["seed"])
         except Exception as error:  # one broken row must not cost the others
             logger.exception(f"study: {run['name']} failed")
-            while error.__cause__ is not None:
-                error = error.__cause__
-            facts["status"] = " ".join(f"failed: {type(error).__name__}: {error}".split())
-        write_json(run["folder"] / "run.json", facts)
+            write_json(run["folder"] / "run.json", {**facts, "status": FAILED + one_line(error)})
+            return set()
+        run_id = "colour_control" if row.name == COLOUR else "run"
+        return {trainers.submit(train, run["name"], run["folder"], facts, run_id, settings)}
+
+    def finished(self, under_way: set[Future]) -> set[Future]:
+        """Waits for one or more runs to end, and writes the table; the others.
+
+        Raises:
+            concurrent.futures.process.BrokenProcessPool: a process was killed, as by a system out of memory.
+        """
+        ended, others = wait(under_way, return_when=FIRST_COMPLETED)
+        for future in ended:
+            future.result()
+        self.write()
+        return others
 
     def recorded(self, run: dict[str, Any]) -> dict[str, Any]:
         """What is known of a run."""
@@ -171,7 +193,7 @@ class Study:
             ValueError: names the first setting that differs.
         """
         facts = self.recorded(run)
-        if facts["status"] != "done":
+        if facts["status"] != DONE:
             return
         for part in ("settings", "made_with"):
             former, wanted = facts.get(part, {}), json.loads(json.dumps(run[part]))
@@ -229,7 +251,8 @@ class Study:
             digest = hashlib.sha256(repr(chosen).encode()).hexdigest()
             for run in self.planned():
                 if run["row"].pool == pool and self.place(run["seed"]) == folder:
-                    if self.recorded(run).get("selection", digest) != digest:
+                    recorded = self.recorded(run)
+                    if recorded["status"] == DONE and recorded["selection"] != digest:
                         raise ValueError(
                             f"{path} has changed since {run['folder']} was run, as when its pool was extended: study "
                             "it with another --output_dir"

@@ -8,7 +8,7 @@ import pytest
 from bundle.data.split import SplitRow, write_split
 from bundle.run_folder import RunFolder
 from bundle.selection.table import SelectionRow, write_selection
-from bundle.study import pools, runner
+from bundle.study import pools, training
 from bundle.study.rows import choose_rows
 from bundle.study.runner import Study
 
@@ -64,7 +64,7 @@ class Configs:
 @pytest.fixture
 def configs(monkeypatch):
     made = Configs()
-    monkeypatch.setattr(runner, "run_config", made)
+    monkeypatch.setattr(training, "run_config", made)
     monkeypatch.setattr(pools, "run_config", made)
     return made
 
@@ -166,7 +166,7 @@ def test_what_is_interrupted_goes_on_where_it_was(study, configs, tmp_path, monk
             raise KeyboardInterrupt
         configs(name, run_id, **settings)
 
-    for module in (runner, pools):
+    for module in (training, pools):
         monkeypatch.setattr(module, "run_config", call)
     for left in (4, 2, 3, 1):  # the second stops in the selection, the last at once
         call.left = left
@@ -283,7 +283,7 @@ def test_each_seed_of_its_own_split_has_other_unused_tiles(study, configs, tmp_p
         configs.unused = 5 * settings["seed"] if name == "classify.json" else 0
         configs(name, run_id, **settings)
 
-    monkeypatch.setattr(runner, "run_config", call)
+    monkeypatch.setattr(training, "run_config", call)
     study("real", vary_split=True).run()
     assert "real only, a quarter of the steps | 0.500 (" in (tmp_path / "study" / "table.md").read_text()
 

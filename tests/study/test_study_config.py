@@ -83,6 +83,15 @@ def test_one_command_makes_pool_selection_classifier_and_table(study, tmp_path):
         assert "accuracy_by_ratio" in path.name or path.stat().st_mtime_ns == time, path
 
 
+def test_several_runs_at_a_time_come_to_the_same(study, tmp_path):
+    rows = "real,real_equal_steps,oversampled"
+    one, several = tmp_path / "one", tmp_path / "several"
+    study(rows=rows, output_dir=str(one)).run()
+    study(rows=rows, output_dir=str(several), parallel_runs=2).run()
+    figures = [{name: {**line, "seconds": None} for name, line in results(folder).items()} for folder in (one, several)]
+    assert len(figures[0]) == 3 and figures[0] == figures[1]
+
+
 def test_models_of_other_origins_on_the_same_split(study, adapted, pretrained, tmp_path):
     """Without fine-tuning, without pre-training and with an adapted diffusion model: each its own pool."""
     kinds = ("pretrained_decoder", "from_scratch", "adapted_diffusion")
@@ -172,6 +181,7 @@ CHANGED = {
     "seeds": 2,
     "seed": 5,
     "vary_split": True,
+    "parallel_runs": 2,
     "labels_per_class": 3,
     "label_fraction": 0.5,
     "num_candidates": 9,
