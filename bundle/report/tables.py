@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,30 @@ def write_markdown(path: str | Path, title: str, sections: Sequence[tuple[str, s
     """A page of titled sections, each a ready Markdown text, and a list of notes."""
     text = f"# {title}\n" + "".join(f"\n## {name}\n\n{content}" for name, content in sections)
     _write(path, text + "\n" + "".join(f"- {note}\n" for note in notes))
+
+
+def read_markdown(path: str | Path) -> tuple[list[tuple[str, list[str], list[list[str]]]], list[str]]:
+    """The tables of a page of :func:`write_markdown`, (section's name, header, rows) each, and its notes.
+
+    Raises:
+        ValueError: it has no table.
+    """
+    tables: list[tuple[str, list[str], list[list[str]]]] = []
+    name, notes, lines = "", [], Path(path).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    for number, line in enumerate(lines):
+        if line.startswith("## "):
+            name = line[3:]
+        elif line.startswith("- "):
+            notes.append(line[2:])
+        elif line.startswith("| "):
+            cells = [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+            if not lines[number - 1].startswith("|"):
+                tables.append((name, cells, []))
+            elif set(cells) != {"---"}:
+                tables[-1][2].append(cells)
+    if not tables:
+        raise ValueError(f"{path} has no table. Make it again, or leave its folder out")
+    return tables, notes
 
 
 def write_html(path: str | Path, title: str, sections: Sequence[tuple[str, str]], notes: Sequence[str]) -> None:

@@ -1,0 +1,247 @@
+"""The report of an evaluation as one HTML file that needs no other file, no network and no script."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from bundle.data.marks import ALGORITHMIC_MEDIA, TRAINED_ALGORITHMIC_MEDIA
+from bundle.files import write_atomically
+from bundle.report import dataset_card
+from bundle.report.evaluation_folder import (
+    CLOSEST,
+    Picture,
+    flatten,
+    read_evaluation,
+    read_picture,
+    read_rows,
+    readable,
+    written_on,
+)
+from bundle.report.measured import MARK_WIDTH, is_figure, tables
+from bundle.report.neighbours import read_choice, read_study
+from bundle.report.summary import summarise
+from bundle.report.training import HEIGHT, WIDTH, read_training
+
+SETS = ("synthetic", "reference", "floor", "training", "held_out")
+STANDARD = {"overall", "classes", "metrics", "notes", "confusion", "asked", "seen"}
+NOT_TISSUE = "built-in procedural patches, not tissue"
+
+
+def write_page(
+    path: Path,
+    evaluation_dir: Path,
+    licence: str,
+    intended_use: str,
+    study_dir: Path | None = None,
+    selection_dir: Path | None = None,
+    training_dirs: Mapping[str, Path] | None = None,
+) -> list[str]:
+    """Writes the report.
+
+    Args:
+        path: of the HTML file.
+        evaluation_dir: output folder of `configs/evaluate.json`.
+        licence: text on the licence of weights and images, shown whole.
+        intended_use: one sentence or two.
+        study_dir, selection_dir: folders of a study and of a selection, None where there are none.
+        training_dirs: title -> folder of a training whose `metrics.json` and curves are shown.
+
+    Returns:
+        what is missing in the page and said in its place, to be told to whoever asked for it.
+
+    Raises:
+        FileNotFoundError: a folder that was named lacks the file that makes it one.
+        ValueError: a file of another format.
+    """
+    content = collect(evaluation_dir, licence, intended_use, study_dir, selection_dir, training_dirs or {})
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    text = environment.get_template("page.html.j2").render(content)
+    # A file name of a disk, and so a cell, need not be UTF-8; the page must be.
+    write_atomically(path, lambda temporary: temporary.write_bytes(text.encode(errors="replace")))
+    return [picture.missing for picture in _pictures(content) if picture.missing]
+
+
+def collect(
+    evaluation_dir: Path,
+    licence: str,
+    intended_use: str,
+    study_dir: Path | None,
+    selection_dir: Path | None,
+    training_dirs: Mapping[str, Path],
+) -> dict[str, Any]:
+    """All that the template shows; see :func:`write_page`."""
+    evaluation = read_evaluation(evaluation_dir)
+    classes = list(evaluation["compared"])
+    study = read_study(study_dir) if study_dir else None
+    selection = read_choice(selection_dir) if selection_dir else None
+    trainings = [read_training(folder, title) for title, folder in training_dirs.items()]
+    built_in = says_built_in(evaluation) or any(training["built_in"] for training in trainings)
+    pictures = read_pictures(evaluation_dir, classes, built_in)
+    scored = dataset_card.scorecard(evaluation)
+    sets = [(readable(name), evaluation[name]) for name in SETS if isinstance(evaluation.get(name), dict)]
+    return {
+        "built_in": built_in,
+        "aside": f" ({NOT_TISSUE})" if built_in else "",
+        "source_type": ALGORITHMIC_MEDIA if built_in else TRAINED_ALGORITHMIC_MEDIA,
+        "real_shown": not built_in and any(real.uri for *_, real in [*pictures["grids"], (pictures["copies"],)]),
+        "written": written_on(evaluation_dir / "evaluation.json"),
+        "classes": classes,
+        "total": sum(evaluation["synthetic"].get("images", evaluation["compared"]).values()),
+        "compared": evaluation["compared"],
+        "sets": [(name, found, origin(found)) for name, found in sets],
+        "origin": origin(evaluation["synthetic"]),
+        "summary": summarise(evaluation),
+        "fidelity": [
+            {
+                "title": readable(name),
+                "extractor": _extractor(evaluation, name),
+                **tables(found, f"fidelity{number}", classes),
+            }
+            for number, (name, found) in enumerate(evaluation.get("fidelity", {}).items())
+        ],
+        "sections": {
+            name: {
+                **tables(evaluation[name], name, classes),
+                "facts": facts(evaluation[name]),
+                "confusions": confusions(evaluation[name]),
+            }
+            for name in ("agreement", "stain", "nuclei", "copies")
+            if isinstance(evaluation.get(name), dict)
+        },
+        "parts": dataset_card.SECTIONS,
+        "pictures": pictures,
+        "closest": closest_pairs(evaluation_dir / "nearest.csv"),
+        "study": study,
+        "selection": selection,
+        "trainings": trainings,
+        "scorecard": scored,
+        "not_measured": dataset_card.not_measured(evaluation, study, scored),
+        "limits": dataset_card.LIMITS,
+        "labelled": dataset_card.how_labelled(evaluation, selection),
+        "intended_use": intended_use,
+        "licence": licence.strip(),
+        "settings": list(flatten(evaluation.get("settings", {}))),
+        "notes": list(evaluation.get("notes", ())),
+        "mark_width": MARK_WIDTH,
+        "curve_size": (WIDTH, HEIGHT),
+    }
+
+
+def read_pictures(folder: Path, classes: list[str], built_in: bool) -> dict[str, Any]:
+    """The pictures of an evaluation: "grids" [(class, synthetic, real)], "copies" and "nuclei"."""
+    real = "Built-in patches that stand for real ones" if built_in else "Real"
+    grids = []
+    for name in classes:
+        made = read_picture(folder, f"grids/{name}.png", f"Grid of synthetic patches asked to be {name}", "Synthetic")
+        beside = read_picture(folder, f"grids/{name}_real.png", f"Grid of {real.lower()} patches of {name}", real)
+        grids.append((name, made, beside))
+    return {
+        "grids": grids,
+        "copies": read_picture(
+            folder,
+            "copies.png",
+            "Pairs of patches side by side: the synthetic ones nearest to a training image, each with that image",
+            "The closest pairs: synthetic patches, each beside the training image that is nearest to it",
+        ),
+        "nuclei": read_picture(
+            folder,
+            "nuclei.png",
+            "Patches with the outlines of the nuclei that were found",
+            "What the segmenter takes for nuclei: judge the figures by it",
+        ),
+    }
+
+
+def origin(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Where a set comes from, as lines."""
+    return list(flatten({name: value for name, value in found.items() if name not in ("images", "fingerprint")}))
+
+
+def confusions(section: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The confusion matrices of a section, each with its "title", "seen" (names of the columns) and "rows" [(asked class,
+    [(count, its share of the row)])].
+
+    Args:
+        section: "confusion" {view: {set: counts}}, "asked" and "seen" (names of rows and columns).
+
+    Raises:
+        ValueError: a matrix of another shape than the names.
+    """
+    found = []
+    for view, of_sets in section.get("confusion", {}).items():
+        for name, matrix in of_sets.items():
+            asked, seen, title = section["asked"], section["seen"], f"{name} images, {view}"
+            if len(matrix) != len(asked) or any(len(counts) != len(seen) for counts in matrix):
+                raise ValueError(
+                    f"the confusion matrix of the {title} in evaluation.json is not {len(asked)} x {len(seen)}, as its "
+                    "classes are. Evaluate again with configs/evaluate.json"
+                )
+            rows = [
+                (label, [(count, count / max(sum(counts), 1)) for count in counts])
+                for label, counts in zip(asked, matrix)
+            ]
+            found.append({"title": title, "seen": seen, "rows": rows})
+    return found
+
+
+def facts(section: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a section says besides its figures, as lines; matrices and long lists have no place in a line."""
+
+    def short(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            kept = {name: short(inner) for name, inner in value.items() if not is_figure(inner)}
+            return {name: inner for name, inner in kept.items() if inner is not None}
+        return None if isinstance(value, list) and (len(value) > 12 or any(map(_nested, value))) else value
+
+    own = {name: value for name, value in section.items() if name not in STANDARD}
+    return [(name, text) for name, text in flatten(short(own)) if name]
+
+
+def closest_pairs(path: Path) -> dict[str, Any]:
+    """The first rows of the table of nearest training images; its "missing" says why there are none."""
+    if not path.is_file():
+        return {"missing": f"{path.name} is missing in {path.parent.name}"}
+    header, rows, total = read_rows(path, CLOSEST)
+    return {"missing": "", "header": [readable(name) for name in header], "rows": rows, "total": total}
+
+
+def says_built_in(evaluation: Mapping[str, Any]) -> bool:
+    """Whether any set of an evaluation says of its origin that it is of built-in patches."""
+
+    def search(found: Any) -> bool:
+        if not isinstance(found, Mapping):
+            return False
+        named = any(found.get(name) is True for name in ("built_in", "built_in_patches"))
+        return named or any(map(search, found.values()))
+
+    return any(search(evaluation.get(name)) for name in SETS)
+
+
+def _extractor(evaluation: Mapping[str, Any], name: str) -> list[tuple[str, str]]:
+    known = [found for found in evaluation.get("extractors", ()) if found.get("name") == name]
+    return list(flatten(known[0])) if known else []
+
+
+def _nested(value: Any) -> bool:
+    return isinstance(value, (list, Mapping))
+
+
+def _pictures(content: Mapping[str, Any]) -> Iterator[Picture]:
+    """Every picture that the page has a place for."""
+    for _, made, real in content["pictures"]["grids"]:
+        yield from (made, real)
+    yield from (content["pictures"]["copies"], content["pictures"]["nuclei"])
+    if content["study"]:
+        yield content["study"]["plot"]
+    if content["selection"] and content["selection"]["picture"]:
+        yield content["selection"]["picture"]

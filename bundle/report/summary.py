@@ -1,0 +1,177 @@
+"""The summary at the top of a report: sentences that rules derive from the figures, each with a link to its figure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bundle.report.measured import all_figures, as_texts, figure_anchor, is_figure, reading
+
+# Names of metrics that rules look for, the preferred one first. Where none is there the rule says nothing.
+GREY = ("agreement_grey",)
+COLOUR = ("agreement_colour",)
+KERNEL = ("kernel_distance", "kid")
+FRECHET = ("frechet", "frechet_distance", "projected_frechet_distance")
+COPIED = ("share_of_copies", "copies", "copied_share")
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """What is said, and the id of the place in the page that it is said from."""
+
+    text: str
+    anchor: str
+
+
+def summarise(evaluation: Mapping[str, Any]) -> list[Sentence]:
+    """All that the rules find to say of an evaluation, the weakest first after what was compared."""
+    rules = (_compared, _distance, _weakest_shape, _colour_alone, _weakest_distance, _most_figures, _copies, _floors)
+    return [sentence for rule in rules for sentence in rule(evaluation)]
+
+
+def _compared(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
+    compared = evaluation["compared"]
+    total, counts = sum(compared.values()), sorted(set(compared.values()))
+    each = f"{counts[0]} of each class" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} of a class"
+    among = (
+        f"{len(compared)} class{'es' if len(compared) > 1 else ''}" if len(compared) != 1 else f"class {[*compared][0]}"
+    )
+    yield Sentence(f"{total:,} synthetic images of {among} ({each}) are compared with as many real ones.", "made")
+
+
+def _distance(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
+    for number, (name, section) in enumerate(evaluation.get("fidelity", {}).items()):
+        metric, found = _first(section.get("overall", {}), FRECHET)
+        if found is None:
+            continue
+        title = _title(section, metric)
+        text = f"{title[:1].upper()}{title[1:]} is {as_texts(found)['value']}"
+        if "floor" in found:
+            text += f"; two sets of real images of the same size are {as_texts(found)['floor']} apart"
+            if found["floor"] > 0:
+                text += f", so the synthetic ones are {found['value'] / found['floor']:.1f} times as far"
+            text += {"alike": " (the intervals overlap)", "worse": " (the intervals don't overlap)"}.get(
+                reading(found), ""
+            )
+        yield Sentence(text + ".", figure_anchor(f"fidelity{number}", metric))
+
+
+def _weakest_shape(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
+    metric, found = _by_class(evaluation.get("agreement", {}), GREY)
+    if found:
+        label = min(found, key=lambda label: found[label]["value"])
+        text = f"Weakest by agreement without colour is {label}: the grey judge sees the asked class in "
+        text += f"{_share(found[label]['value'])} of its images"
+        if "floor" in found[label]:
+            text += f", and the right class in {_share(found[label]['floor'])} of the real ones"
+        if len(found) > 1:
+            best = max(found, key=lambda label: found[label]["value"])
+            text += f". Strongest is {best}, with {_share(found[best]['value'])}"
+        yield Sentence(text + ".", figure_anchor("agreement", metric, _place(evaluation, label)))
+
+
+def _colour_alone(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
+    section = evaluation.get("agreement", {})
+    grey_metric, grey = _by_class(section, GREY)
+    _, colour = _by_class(section, COLOUR)
+    both = [label for label in colour if label in grey]
+    if not both:
+        return
+    label = max(both, key=lambda label: colour[label]["value"] - grey[label]["value"])
+    anchor = figure_anchor("agreement", grey_metric, _place(evaluation, label))
+    drop = colour[label]["value"] - grey[label]["value"]
+    if drop > 0:
+        text = f"{label} owes most to its colours: the judge in colour agrees with {_share(colour[label]['value'])}, "
+        yield Sentence(text + f"without colour with {_share(grey[label]['value'])}.", anchor)
+    else:
+        yield Sentence("No class owes its agreement to colour: without it the judge agrees as often or more.", anchor)
+
+
+def _weakest_distance(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
+    for number, (name, section) in enumerate(evaluation.get("fidelity", {}).items()):
+        metric, found = _by_class(section, KERNEL)
+        if len(found) > 1:
+            label = max(found, key=lambda label: found[label]["value"])
+            texts = as_texts(found[label])
+            text = f"Farthest from its real images by {_title(section, metric)} is {label}, with {texts['value']}"
+            text += f" where real images have {texts['floor']}." if "floor" in texts else "."
+            yield Sentence(text, figure_anchor(f"fidelity{number}", metric, _place(evaluation, label)))
+
+
+def _most_figures(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
+    found: dict[str, list[tuple[str, str]]] = {}
+    judged: Counter[str] = Counter()
+    for section, label, metric, figure in all_figures(evaluation):
+        if label is not None and reading(figure):
+            judged[label] += 1
+            if reading(figure) in ("worse", "away"):
+                found.setdefault(label, []).append((section, metric))
+    if len(judged) > 1 and found:
+        label = max(found, key=lambda label: len(found[label]))
+        tied = [other for other in found if len(found[other]) == len(found[label])]
+        anchor = figure_anchor(*found[label][0], _place(evaluation, label))
+        count = f"{len(found[label])} of {judged[label]} figures"
+        text = f"{label} falls short of real images, beyond the intervals, in {count}, more than any other class."
+        if len(tied) > 1:
+            text = f"{_list(tied)} fall short of real images, beyond the intervals, in the most figures, {count} each."
+            text = text.replace(f"{count} each", f"{len(found[label])} each")
+        yield Sentence(text, anchor)
+
+
+def _copies(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
+    section = evaluation.get("copies", {})
+    metric, found = _first(section.get("overall", {}), COPIED)
+    if found is None:
+        return
+    anchor = figure_anchor("copies", metric)
+    if found["value"] == 0:
+        yield Sentence("No copy of a training image was found by the ratio test.", anchor)
+    else:
+        text = f"{_share(found['value'])} of the images are copies of training images by the ratio test"
+        if "floor" in found:
+            text += f"; of real images that were never trained on, {_share(found['floor'])} are"
+        yield Sentence(text + ". Look at the pairs below before passing these images on.", anchor)
+
+
+def _floors(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
+    found = [reading(figure) for _, label, _, figure in all_figures(evaluation) if label is None]
+    counts = Counter(kind for kind in found if kind)
+    if counts:
+        alike, total = counts["alike"] + counts["better"], sum(counts.values())
+        text = f"Over all classes {alike} of {total} figures that have an interval are as good as real images' or "
+        text += f"better, {total - alike} are not."
+        if len(found) > total:
+            text += f" {len(found) - total} further figures have no floor or no interval to be judged by."
+        yield Sentence(text, "figures")
+
+
+def _first(found: Mapping[str, Any], names: Sequence[str]) -> tuple[str, Mapping[str, Any] | None]:
+    return next(((name, found[name]) for name in names if is_figure(found.get(name))), ("", None))
+
+
+def _by_class(section: Mapping[str, Any], names: Sequence[str]) -> tuple[str, dict[str, Mapping[str, Any]]]:
+    """The first of these metrics that a class has, and its figure in each class."""
+    classes = section.get("classes", {})
+    for name in names:
+        found = {label: of[name] for label, of in classes.items() if is_figure(of.get(name))}
+        if found:
+            return name, found
+    return "", {}
+
+
+def _title(section: Mapping[str, Any], metric: str) -> str:
+    return section.get("metrics", {}).get(metric, {}).get("title") or metric.replace("_", " ")
+
+
+def _place(evaluation: Mapping[str, Any], label: str) -> int:
+    return list(evaluation["compared"]).index(label)
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.0f} %" if value in (0, 1) or 0.01 <= value <= 0.99 else f"{100 * value:.2g} %"
+
+
+def _list(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,0 +1,267 @@
+"""The report: all figures are there, nothing is loaded from elsewhere, what is missing is said, names stay text."""
+
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import pytest
+from evaluated import CLASSES, evaluation, some_figure, write_evaluation
+from PIL import Image
+
+from bundle.evaluation.figures import figure
+from bundle.files import write_json
+from bundle.report.measured import all_figures, numbers
+from bundle.report.page import write_page
+
+VOID = {"meta", "img", "br", "line", "rect", "circle", "polyline", "link", "input"}
+
+
+class Page(HTMLParser):
+    """What a test asks of a page: elements with their attributes, text, and whether tags are balanced."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.elements, self.texts, self.open = [], [], []
+        self.source = path.read_text(encoding="utf-8")
+        self.feed(self.source)
+        assert not self.open, f"not closed: {self.open}"
+        self.text = " ".join(" ".join(self.texts).split())
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.texts.append(data)
+
+    def of(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_evaluation(tmp_path_factory.mktemp("evaluated") / "evaluate")
+
+
+def render(path, folder, **more):
+    missing = write_page(path, folder, "The licence of everything.", "Research alone.", **more)
+    return Page(path), missing
+
+
+@pytest.fixture(scope="module")
+def page(folder, tmp_path_factory):
+    found, missing = render(tmp_path_factory.mktemp("page") / "report.html", folder)
+    assert not missing
+    return found
+
+
+def test_every_figure_is_in_the_page_with_its_interval_and_its_floor(page):
+    shown = {float(number) for attributes in page.of("data") for number in attributes["value"].split()}
+    every = list(all_figures(evaluation()))
+    assert len(every) == 2 * 3 * 2 + 3 + 9  # fidelity and agreement by class, stain by class, overall
+    for _, _, _, found in every:
+        assert set(numbers(found)) <= shown, found
+    for text in ("5.12", "4.87 to 5.38", "1.71", "0.504", "of few images", "kid (title)", "What kid is."):
+        assert text in page.text
+
+
+def test_every_link_of_the_summary_leads_to_its_figure(page):
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    links = [attributes["href"] for attributes in page.of("a")]
+    assert len(ids) == len(set(ids)) and len(links) > 12
+    assert all(link[0] == "#" and link[1:] in ids for link in links)
+    assert "agreement-class1-agreement-grey" in [link[1:] for link in links]  # the weakest is the second class
+
+
+def test_nothing_is_loaded_from_elsewhere(page):
+    for tag, attributes in page.elements:
+        assert tag not in ("script", "link", "iframe", "object", "embed", "base")
+        for name in ("src", "href", "srcset", "data", "poster", "action", "background"):
+            if tag != "data" and name in attributes:
+                assert attributes[name].startswith(("#", "data:image/")), (tag, attributes[name][:80])
+        assert not [name for name in attributes if name.startswith("on")]
+    assert not re.search(r"url\(|@import|expression\(", page.source)
+
+
+def test_it_can_be_read_by_those_who_do_not_see_it(page):
+    assert all(attributes["alt"] for attributes in page.of("img")) and len(page.of("img")) == 8
+    assert all(attributes["scope"] in ("row", "col") for attributes in page.of("th"))
+    assert all("aria-label" in attributes or "aria-hidden" in attributes for attributes in page.of("svg"))
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(deeper - level <= 1 for level, deeper in zip(levels, levels[1:]))
+    assert page.of("html") == [{"lang": "en"}] and {"charset": "utf-8"} in page.of("meta")
+
+
+def test_the_card_says_what_it_is_and_what_nobody_measured(page):
+    for text in (
+        "The licence of everything.",
+        "Research alone.",
+        "The label of an image is the class it was asked for",
+        "This file holds real tiles",
+        "The images judged here are synthetic",
+        "no study was given",
+        "how the images look to a pathologist",
+        "Congruence",
+        "3 of 3 classes have images, 30 each",
+        "consistency (",
+    ):
+        assert text in page.text, text
+    scored = page.text.split("Scorecard")[-1].split("What was not measured")[0]
+    assert "Consistency" not in scored and "Coverage" in scored
+
+
+def test_confusion_matrices_stand_in_tables(page):
+    assert page.source.count('class="confusion"') == 4
+    assert page.source.count('class="asked">18<') == 4 * 3
+
+
+def test_missing_sections_and_pictures_are_said_in_their_place(tmp_path):
+    content = evaluation()
+    for name in ("stain", "nuclei", "fidelity", "copies"):
+        del content[name]
+    folder = write_evaluation(tmp_path / "evaluate", content)
+    (folder / "grids" / "LYM_real.png").unlink()
+    (folder / "grids" / "TUM.png").write_bytes(b"no picture")
+    page, missing = render(tmp_path / "report.html", folder)
+    assert len(missing) == 2
+    for text in ("Not measured: stain", "Not measured: nuclei", "Not measured: fidelity", "Not measured: copies"):
+        assert text in page.text
+    assert "LYM_real.png is missing in evaluate" in page.text and "TUM.png can't be read as a picture" in page.text
+    assert "congruence (" in page.text and len(page.of("img")) == 4
+
+
+def test_names_are_text(tmp_path):
+    classes = ("<b>", "NORM", '"><script>alert(1)</script>')
+    content = evaluation(("a",) * 0 + classes)
+    content["notes"].append("</style><img src=x onerror=alert(1)>")
+    content["fidelity"] = {"<i>x</i>": content["fidelity"]["judge_grey"]}
+    folder = tmp_path / "evaluate"
+    folder.mkdir()
+    write_json(folder / "evaluation.json", content)
+    (folder / "nearest.csv").write_text("file,nearest\n<u>a</u>,<script>\n")
+    page, _ = render(tmp_path / "report.html", folder)
+    tags = {tag for tag, _ in page.elements}
+    assert not tags & {"b", "i", "u", "script", "img"}
+    for text in ("<b>", '"><script>alert(1)</script>', "<i>x</i>", "<u>a</u>", "</style><img src=x onerror=alert(1)>"):
+        assert text in page.text
+
+
+def test_a_class_is_no_path(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "secret.png")
+    folder = tmp_path / "evaluate"
+    folder.mkdir()
+    write_json(folder / "evaluation.json", evaluation(("../../secret", "NORM", "TUM")))
+    page, missing = render(tmp_path / "report.html", folder)
+    assert "lies outside the folder" in page.text and not page.of("img")
+
+
+def test_equal_inputs_give_equal_bytes(folder, tmp_path):
+    for name in ("a.html", "b.html"):
+        render(tmp_path / name, folder)
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+
+
+def test_of_built_in_patches_it_says_everywhere_that_they_are_no_tissue(tmp_path):
+    page, _ = render(tmp_path / "report.html", write_evaluation(tmp_path / "evaluate", evaluation(built_in=True)))
+    assert "This file holds real tiles" not in page.text
+    assert all("not tissue" in attributes["alt"] for attributes in page.of("img"))
+    titles = re.findall(r"<h[12][^>]*>(.*?)</h[12]>|<title>(.*?)</title>", page.source)
+    assert len(titles) > 10 and all("not tissue" in "".join(title) for title in titles)
+    assert "trainedAlgorithmicMedia" not in page.source and "algorithmicMedia" in page.source
+
+
+def test_the_summary_follows_the_figures(folder, page, tmp_path):
+    assert "Weakest by agreement without colour is NORM: the grey judge sees the asked class in 50 %" in page.text
+    assert "NORM owes most to its colours: the judge in colour agrees with 81 %, without colour with 50 %" in page.text
+    assert "3.0 times as far (the intervals don't overlap)" in page.text
+    assert "No copy of a training image was found" in page.text
+    content = evaluation()
+    content["agreement"]["classes"]["TUM"]["agreement_grey"] = some_figure(0.2, "floor", 0.9)
+    content["fidelity"]["judge_grey"]["overall"]["frechet"] = some_figure(1.0, floor=1.01)
+    content["copies"]["overall"]["share_of_copies"] = figure(0.25, 0.0)
+    shutil.copytree(folder, tmp_path / "evaluate")
+    write_json(tmp_path / "evaluate" / "evaluation.json", content)
+    other, _ = render(tmp_path / "report.html", tmp_path / "evaluate")
+    assert "without colour is TUM: the grey judge sees the asked class in 20 %" in other.text
+    assert "1.0 times as far (the intervals overlap)" in other.text
+    assert "25 % of the images are copies" in other.text
+
+
+@pytest.mark.parametrize(
+    "content, error",
+    [({"format": "other/1"}, "other/1"), ({"format": evaluation()["format"]}, "'synthetic'"), ([], "list")],
+)
+def test_what_is_no_evaluation_is_refused(tmp_path, content, error):
+    write_json(tmp_path / "evaluation.json", content)
+    with pytest.raises(ValueError, match=error):
+        write_page(tmp_path / "report.html", tmp_path, "", "")
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_large_picture_is_made_smaller(tmp_path, folder):
+    import numpy as np
+
+    shutil.copytree(folder, tmp_path / "evaluate")
+    noise = np.random.default_rng(0).integers(0, 256, (900, 900, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "evaluate" / "copies.png")
+    page, _ = render(tmp_path / "report.html", tmp_path / "evaluate")
+    assert "re-encoded as JPEG" in page.text
+    assert len([image for image in page.of("img") if image["src"].startswith("data:image/jpeg")]) == 1
+
+
+MEASURE = """<script>
+addEventListener("load", () => {
+  const broken = [...document.images].filter(image => !image.naturalWidth).length;
+  parent.postMessage(`${document.documentElement.scrollWidth} ${innerWidth} ${broken}`, "*");
+});
+</script></body>"""
+# A browser's window is never as narrow as a phone, but a frame in it can be.
+FRAME = """<!doctype html><body style="margin:0"><script>
+addEventListener("message", event => { document.body.dataset.measured = event.data; });
+</script><iframe src="measured.html" style="width:WIDTHpx;height:880px;border:0;display:block"></iframe></body>"""
+
+
+def test_in_a_browser_without_a_network(page, folder, tmp_path):
+    """Opened in a real browser: no error, nothing wider than a phone, pages of A4."""
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    browser = next((found for name in names if (found := shutil.which(name))), None)
+    if browser is None:
+        pytest.skip(f"no browser to look at the report with: none of {', '.join(names)} is installed")
+    (tmp_path / "report.html").write_text(page.source, encoding="utf-8")
+    policy = re.compile(r'<meta http-equiv="Content-Security-Policy"[^>]*>')
+    assert len(policy.findall(page.source)) == 1
+    measured = policy.sub("", page.source).replace("</body>", MEASURE)
+    (tmp_path / "measured.html").write_text(measured, encoding="utf-8")
+
+    def browse(file, width, *arguments):
+        command = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+        command += ["--host-resolver-rules=MAP * ~NOTFOUND", f"--user-data-dir={tmp_path / 'profile'}"]
+        command += [f"--window-size={width},900", "--enable-logging=stderr", *arguments, (tmp_path / file).as_uri()]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+    for width in (360, 1200):
+        (tmp_path / f"{width}.html").write_text(FRAME.replace("WIDTH", str(width)), encoding="utf-8")
+        found = browse(f"{width}.html", width, "--dump-dom", f"--screenshot={tmp_path / f'{width}.png'}")
+        measured = re.search(r'data-measured="(\d+) (\d+) (\d+)"', found.stdout)
+        assert measured, found.stderr[-2000:]
+        assert int(measured[1]) <= int(measured[2]) == width and measured[3] == "0"
+    printed = browse("report.html", 1200, "--no-pdf-header-footer", f"--print-to-pdf={tmp_path / 'report.pdf'}")
+    assert ":CONSOLE" not in printed.stderr, printed.stderr[-2000:]
+    content = (tmp_path / "report.pdf").read_bytes()
+    boxes = re.findall(rb"/MediaBox\s*\[0 0 ([\d.]+) ([\d.]+)\]", content)
+    assert len(boxes) >= 3
+    assert all(abs(float(width) - 595) < 1 and abs(float(height) - 842) < 1 for width, height in boxes)
+    for width in (360, 1200):
+        with Image.open(tmp_path / f"{width}.png") as screenshot:
+            assert screenshot.width == width and len(screenshot.getcolors(1_000_000)) > 20
+    assert CLASSES[0] in page.text
