@@ -2,8 +2,19 @@
 
 import pytest
 import torch
+from correlated import correlated
+from scipy.stats import t as student
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+from torchmetrics.image.fid import _compute_fid
 
-from bundle.metrics.frechet import bootstrap_interval, bootstrap_ratio, frechet_distance
+from bundle.metrics import frechet
+from bundle.metrics.frechet import (
+    bootstrap_interval,
+    bootstrap_ratio,
+    centred_interval,
+    frechet_distance,
+    principal_axes,
+)
 from bundle.metrics.stain import density_statistics, relative_diversity, stain_distance
 
 
@@ -77,3 +88,55 @@ def test_stain_distance_sees_darker_images_and_diversity_sees_fewer():
     features = real.flatten(1)
     assert relative_diversity(features, features) == pytest.approx(1)
     assert relative_diversity(features * 0.5, features) == pytest.approx(0.5)
+
+
+def test_torchmetrics_and_torch_fidelity_on_the_same_features():
+    left, right = (correlated(300, 24, seed, shift) for seed, shift in ((1, 0.3), (2, 0.0)))
+    found = frechet_distance(left, right)
+    statistics = [fid_features_to_statistics(features.double()) for features in (left, right)]
+    assert found == pytest.approx(fid_statistics_to_metric(*statistics, False)["frechet_inception_distance"], rel=1e-6)
+    moments = [of(x.double()) for x in (left, right) for of in (lambda x: x.mean(0), lambda x: torch.cov(x.T))]
+    assert found == pytest.approx(_compute_fid(*moments).item(), rel=1e-6)
+
+
+def test_blocks_of_images_make_no_difference(monkeypatch):
+    left, right = correlated(50, 6, 1), correlated(40, 6, 2)
+    whole, interval = frechet_distance(left, right), centred_interval(9, left, right, 3)
+    monkeypatch.setattr(frechet, "BLOCK", 7)
+    assert frechet_distance(left, right) == pytest.approx(whole, rel=1e-9)
+    assert centred_interval(9, left, right, 3) == pytest.approx(interval, rel=1e-4)
+
+
+def test_principal_axes_are_of_the_reference_alone():
+    """Along the axes of a Gaussian with known covariance; what lies across them is not seen."""
+    reference = with_moments(torch.zeros(4).double(), torch.tensor([1.0, 9.0, 4.0, 0.1]).double().diag())
+    axes = principal_axes(reference, 2)
+    torch.testing.assert_close(axes.abs(), torch.eye(4).double()[[1, 2]].T, atol=1e-6, rtol=0)
+    moved = reference + torch.tensor([50.0, 3.0, 4.0, 50.0])
+    assert frechet_distance(moved @ axes, reference @ axes) == pytest.approx(25, rel=1e-6)
+    with pytest.raises(ValueError, match="5 principal axes of 50 images with 4 features"):
+        principal_axes(reference, 5)
+
+
+def test_fast_draws_scatter_as_slow_ones_do():
+    """The standard deviation of plain bootstrap distances, and an interval around the value that was given."""
+    left, right = correlated(200, 10, 1, 0.5), correlated(200, 10, 2)
+    value = frechet_distance(left, right)
+    low, high = centred_interval(value, left, right, 200)
+    assert (low + high) / 2 == pytest.approx(value)
+    generator = torch.Generator().manual_seed(5)
+    again = [torch.randint(200, (2, 200), generator=generator) for _ in range(200)]
+    slow = torch.tensor([frechet_distance(left[one], right[other]) for one, other in again]).std().item()
+    assert (high - low) / 2 / student.ppf(0.975, 199) == pytest.approx(slow, rel=0.2)
+    assert centred_interval(value, left, right, 2, seed=1) == centred_interval(value, left, right, 2, seed=1)
+    assert centred_interval(0.0, left, right, 3)[0] == 0, "a distance is not below 0"
+    with pytest.raises(ValueError, match="1 draws"):
+        centred_interval(value, left, right, 1)
+
+
+def test_a_draw_is_the_moments_of_repeated_images():
+    features, counts = correlated(5, 3, 1), torch.tensor([2, 1, 3, 1, 4])
+    mean, covariance = frechet._moments(features, counts)
+    repeated = features.double().repeat_interleave(counts, 0)
+    torch.testing.assert_close(mean, repeated.mean(0))
+    torch.testing.assert_close(covariance, torch.cov(repeated.T))
