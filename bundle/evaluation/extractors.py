@@ -1,0 +1,337 @@
+"""Networks that turn images into features, each named with its weights, so that no figure is without them.
+
+None is ever downloaded. The default is the judge of the adaptation, in grey and in colour; others are given by their
+files. "FID" is said only of the Inception network and the weights that the name stands for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch.nn.functional import interpolate
+
+from bundle.data.transforms import scale_patch
+from bundle.judge import VIEWS, Judge
+from bundle.networks.feature_classifier import MONAI_RESNET, FeatureClassifier, known_model
+from bundle.pool import content_hash
+from bundle.scorer import Scorer
+
+# The first digits of the SHA-256 of the weights that FID is defined with, as torch-fidelity publishes them:
+# github.com/toshas/torch-fidelity/releases, weights-inception-2015-12-05-6726825d.pth.
+FID_WEIGHTS = "6726825d"
+INCEPTION = "inception"
+NAMED = (*(f"judge_{view}" for view in VIEWS), "scorer")
+KEYS = {
+    "trunk": {"name", "trunk", "weights", "sha256", "input_side", "arguments"},
+    "torchscript": {"name", "torchscript", "sha256", "input_side", "mean", "std"},
+    INCEPTION: {"name", "weights", "sha256"},
+}
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+EXAMPLES = (
+    'one of {"name": "inception", "weights": FILE}, {"name": NAME, "trunk": A TIMM MODEL, "weights": FILE} and '
+    '{"name": NAME, "torchscript": FILE, "sha256": OF THE FILE}'
+)
+
+
+class Extractor:
+    """A network from images to features.
+
+    Args:
+        name: in tables and file names.
+        title: of the Fréchet distance in its features.
+        weights_sha256: of the file of its weights, or of the weights themselves.
+        resize: how images come to the size that the network takes, and how they are scaled.
+        apply: uint8 [B, 3, S, S] -> fp32 [B, D].
+        side: S, of images that it is tried with.
+
+    Attributes:
+        dimension: D.
+
+    Raises:
+        ValueError: the network does not give a row of finite numbers for an image.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        title: str,
+        weights_sha256: str,
+        resize: str,
+        apply: Callable[[torch.Tensor], torch.Tensor],
+        side: int,
+    ) -> None:
+        self.name = name
+        self.title = title
+        self.weights_sha256 = weights_sha256
+        self.resize = resize
+        self._apply = apply
+        self.dimension = self(torch.full((2, 3, side, side), 200, dtype=torch.uint8)).shape[1]
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """fp32 [B, D] on the CPU, of uint8 RGB [B, 3, S, S]."""
+        with torch.inference_mode():
+            features = self._apply(images)
+        if not isinstance(features, torch.Tensor) or features.ndim != 2 or len(features) != len(images):
+            found = tuple(features.shape) if isinstance(features, torch.Tensor) else type(features).__name__
+            raise ValueError(f"the extractor {self.name} gives {found} for {len(images)} images; it must give [B, D]")
+        return features.float().cpu().clone()
+
+    def describe(self) -> dict[str, Any]:
+        """Plain facts, for `evaluation.json`."""
+        facts = {"name": self.name, "title": self.title, "weights_sha256": self.weights_sha256}
+        return {**facts, "resize": self.resize, "dimension": self.dimension}
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of what decides the features, besides the images."""
+        return content_hash(self.describe())
+
+
+class Extractors:
+    """The extractors that a setting names. Nothing is read before :meth:`prepare`.
+
+    Args:
+        settings: names ("judge_colour", "judge_grey", "judge_normalised", "scorer") and dictionaries of own ones:
+            {"name": "inception", "weights": FILE}; {"name", "trunk": timm's name, "weights": FILE}, with "input_side"
+            (timm's by default) and "arguments" where wished; or {"name", "torchscript": FILE, "sha256"}, with
+            "input_side", "mean" and "std" where wished. A "sha256" of the weights' file is checked where it is given.
+            A TorchScript file is a program and runs with all that you may do, so its SHA-256 is required.
+        side: of the images.
+        adapted_dir: where the judge is.
+        scorer_dir: where `scorer.pt` is.
+        classes: gives the class names, in order, that the judge must know.
+        device: where to compute.
+        batch_size: images at once.
+
+    Raises:
+        ValueError: a name that is none, or settings that lack something; says what is needed.
+    """
+
+    def __init__(
+        self,
+        settings: Sequence[str | Mapping[str, Any]] | str | Mapping[str, Any],
+        side: int,
+        adapted_dir: str | Path,
+        scorer_dir: str | Path | None = None,
+        classes: Callable[[], list[str]] | None = None,
+        device: torch.device | str = "cpu",
+        batch_size: int = 64,
+    ) -> None:
+        if isinstance(settings, (str, Mapping)):  # as a command line gives one alone
+            settings = [settings]
+        if not isinstance(settings, Sequence) or not settings:
+            raise ValueError(f"--extractors is {settings!r}; at least one is needed, such as judge_grey")
+        self.settings = [_checked(one) for one in settings]
+        self.names = [one if isinstance(one, str) else one["name"] for one in self.settings]
+        twice = [name for name in self.names if self.names.count(name) > 1]
+        if twice:
+            raise ValueError(f"--extractors names {twice[0]!r} twice: give each a name of its own")
+        if "scorer" in self.names and scorer_dir is None:
+            raise ValueError(
+                "--extractors names 'scorer': say where scorer.pt is with --scorer_dir, such as runs/select"
+            )
+        self.side = side
+        self.adapted_dir = Path(adapted_dir).expanduser()
+        self.scorer_dir = None if scorer_dir is None else Path(scorer_dir).expanduser()
+        self.classes = classes
+        self.device = torch.device(device)
+        self.batch_size = batch_size
+        self._judge: Judge | None = None
+        self._made: list[Extractor] = []
+
+    @property
+    def judge(self) -> Judge:
+        """The judge of the adaptation, read once.
+
+        Raises:
+            FileNotFoundError, ValueError: there is none, or one of other classes.
+        """
+        if self._judge is None:
+            missing = [view for view in VIEWS if not (self.adapted_dir / f"judge_{view}.pt").is_file()]
+            if missing:
+                raise FileNotFoundError(
+                    f"--adapted_dir {self.adapted_dir} has no judge_{missing[0]}.pt. Adapt first (configs/adapt.json; "
+                    "a judge needs labelled images that nothing else learns from), name the folder of an adaptation "
+                    "that has one, or do without: other --extractors and --sections without agreement"
+                )
+            self._judge = Judge(self.adapted_dir, self.device, None if self.classes is None else self.classes())
+        return self._judge
+
+    def prepare(self) -> list[Extractor]:
+        """Reads the networks and tries each on a blank image, once.
+
+        Raises:
+            FileNotFoundError: weights are missing, with what supplies them.
+            ValueError: weights of another network, or with another SHA-256 than was given.
+            ImportError: a package is missing; says how to install it.
+        """
+        if not self._made:
+            self._made = [self._make(setting) for setting in self.settings]
+        return self._made
+
+    def _make(self, setting: str | dict[str, Any]) -> Extractor:
+        if setting == "scorer":
+            return self._scorer()
+        if isinstance(setting, str):
+            return self._of_judge(setting.removeprefix("judge_"))
+        make = {"trunk": self._timm, "torchscript": self._torchscript, INCEPTION: self._inception}[_kind(setting)]
+        return make(**setting)
+
+    def _extractor(self, name: str, sha256: str, resize: str, apply: Callable, title: str | None = None) -> Extractor:
+        title = title or f"Fréchet distance in {name} features"
+        return Extractor(name, title, sha256, resize, apply, self.side)
+
+    def _of_judge(self, view: str) -> Extractor:
+        judge = self.judge
+
+        def apply(images: torch.Tensor) -> torch.Tensor:
+            return judge.features(scale_patch(images), view)
+
+        return self._extractor(f"judge_{view}", judge.fingerprints[view], "none, [-1, 1]", apply)
+
+    def _scorer(self) -> Extractor:
+        scorer = Scorer(self.scorer_dir / "scorer.pt", self.device, batch_size=self.batch_size)
+        sha256 = scorer.fingerprints["features"]
+        side = scorer.network.input_side
+        resize = "none, [-1, 1]" if side == self.side else f"bicubic with antialiasing to {side}, [-1, 1]"
+        return self._extractor("scorer", sha256, resize, lambda images: scorer.score(images)[1])
+
+    def _timm(
+        self,
+        name: str,
+        trunk: str,
+        weights: str,
+        sha256: str | None = None,
+        input_side: int | None = None,
+        arguments: dict[str, Any] | None = None,
+    ) -> Extractor:
+        path, found = _file(name, weights, sha256)
+        side = self.side if trunk == MONAI_RESNET else known_model(trunk).input_size[-1]
+        side = input_side or side
+        network = FeatureClassifier(trunk, 0, self.side, input_side=side, arguments=arguments)
+        network.load_trunk(path)
+        network = network.to(self.device).eval().requires_grad_(False)
+        colours = [[round(value, 4) for value in of.flatten().tolist()] for of in (network.mean, network.std)]
+        resize = f"bicubic with antialiasing to {side}, mean {colours[0]}, standard deviation {colours[1]}"
+        if arguments:
+            resize += f", {trunk} with {arguments}"
+        return self._extractor(name, found, resize, lambda images: network(scale_patch(images.to(self.device))))
+
+    def _torchscript(
+        self,
+        name: str,
+        torchscript: str,
+        sha256: str,
+        input_side: int | None = None,
+        mean: Sequence[float] = (0.5, 0.5, 0.5),
+        std: Sequence[float] = (0.5, 0.5, 0.5),
+    ) -> Extractor:
+        path, found = _file(name, torchscript, sha256)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # torch has no other reader of these files
+                network = torch.jit.load(str(path), map_location=self.device).eval()
+        except Exception as error:
+            raise ValueError(f"{path} can't be read as a TorchScript module ({error})") from error
+        side = input_side or self.side
+        shift, scale = (torch.tensor(of, device=self.device).view(1, 3, 1, 1) for of in (mean, std))
+
+        def apply(images: torch.Tensor) -> torch.Tensor:
+            images = images.to(self.device).float() / 255
+            if side != self.side:
+                size = (side, side)
+                images = interpolate(images, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+            return network((images - shift) / scale)
+
+        resize = "none" if side == self.side else f"bicubic with antialiasing to {side}"
+        resize += f", mean {list(mean)}, standard deviation {list(std)}"
+        return self._extractor(name, found, resize, apply)
+
+    def _inception(self, name: str, weights: str, sha256: str | None = None) -> Extractor:
+        path, found = _file(name, weights, sha256)
+        try:
+            from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+        except ImportError as error:
+            raise ImportError(
+                "the extractor inception needs the package torch-fidelity, which is not installed: pip install "
+                "torch-fidelity"
+            ) from error
+        try:
+            # torch-fidelity would unpickle whatever the file holds, so it gets what was read as weights alone.
+            content = io.BytesIO()
+            torch.save(timm.models.load_state_dict(path, device="cpu", weights_only=True), content)
+            content.seek(0)
+            network = FeatureExtractorInceptionV3(name, ["2048"], feature_extractor_weights_path=content)
+        except Exception as error:
+            raise ValueError(
+                f"{path} does not hold the weights of the Inception network of FID ({error}). They are "
+                f"weights-inception-2015-12-05-{FID_WEIGHTS}.pth of github.com/toshas/torch-fidelity/releases"
+            ) from error
+        network = network.to(self.device)
+        title = "FID" if found.startswith(FID_WEIGHTS) else "Fréchet distance in features of Inception of other weights"
+        resize = "bilinear to 299 as TensorFlow 1 does it, (v - 128) / 128"
+        return self._extractor(name, found, resize, lambda images: network(images.to(self.device))[0], title)
+
+
+def _checked(setting: Any) -> str | dict[str, Any]:
+    """A setting of one extractor, or a refusal that says what is needed."""
+    if isinstance(setting, str) and setting in NAMED:
+        return setting
+    if not isinstance(setting, Mapping):
+        raise ValueError(
+            f"--extractors names {setting!r}, which is none of {', '.join(NAMED)}. Any other is given with its weights "
+            f"on this machine, as {EXAMPLES}"
+        )
+    setting = dict(setting)
+    name, kind = setting.get("name"), _kind(setting)
+    if not isinstance(name, str) or not NAME.fullmatch(name) or name in NAMED:
+        raise ValueError(
+            f'--extractors has {setting!r}: its "name" must be one of its own, of letters, digits and _.+-'
+        )
+    needed = {"trunk": ("trunk", "weights"), "torchscript": ("torchscript", "sha256"), INCEPTION: ("weights",)}
+    missing = [key for key in needed[kind] if setting.get(key) is None] if kind else ["trunk or torchscript"]
+    if missing:
+        why = " (a TorchScript file is a program that will run: say which one you mean)" if "sha256" in missing else ""
+        raise ValueError(f"--extractors: {name!r} lacks {missing[0]}{why}. Give {EXAMPLES}")
+    unknown = sorted(set(setting) - KEYS[kind])
+    if unknown:
+        raise ValueError(f"--extractors: {name!r} has {unknown[0]!r}; it can have {', '.join(sorted(KEYS[kind]))}")
+    return setting
+
+
+def _kind(setting: Mapping[str, Any]) -> str | None:
+    """ "trunk", "torchscript" or "inception"."""
+    for kind in ("trunk", "torchscript"):
+        if kind in setting:
+            return kind
+    return INCEPTION if setting.get("name") == INCEPTION else None
+
+
+def _file(name: str, path: str | Path, sha256: str | None) -> tuple[Path, str]:
+    """A file of weights and its SHA-256, which must be the one given."""
+    path = Path(path).expanduser()
+    if not path.is_file():
+        hint = f" (weights-inception-2015-12-05-{FID_WEIGHTS}.pth of github.com/toshas/torch-fidelity/releases)"
+        raise FileNotFoundError(
+            f"the extractor {name} has no weights at {str(path)!r}: nothing is downloaded, so get the file"
+            f"{hint if name == INCEPTION else ''} and name it in --extractors"
+        )
+    digest = hashlib.sha256()  # file_digest is of Python 3.11
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(2**20), b""):
+            digest.update(block)
+    found = digest.hexdigest()
+    if sha256 is not None and str(sha256).lower() != found:
+        raise ValueError(
+            f"the extractor {name}: {path} has the SHA-256 {found}, and {sha256} was given. It is another file, or "
+            "damaged; it was not opened"
+        )
+    return path, found
