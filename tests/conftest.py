@@ -98,7 +98,16 @@ TINY_SELECTION = {
     "precision": "fp32",
     "device": "cpu",
 }
+TINY_EVALUATION = {
+    "patch_size": 32,
+    "generated_per_class": 10,
+    "draws": 20,
+    "frechet_draws": 2,
+    "inference_batch_size": 8,
+    "device": "cpu",
+}
 TINY_OF = {
+    "evaluate.json": TINY_EVALUATION,
     "select.json": TINY_SELECTION,
     "classify.json": TINY_CLASSIFICATION,
     "adapt.json": TINY_ADAPTATION,

@@ -79,7 +79,8 @@ class FeatureCache:
                 raise ValueError(
                     f"the extractor {extractor.name} gives features that are not finite for "
                     f"{images.files[start + broken[0]]} of the {images.name}, and for {len(broken) - 1} more of its "
-                    "batch. Its weights are broken, or it can't compute on this --device: leave it out of --extractors, or give other weights"
+                    "batch. Its weights are broken, or it can't compute on this --device: leave it out of "
+                    "--extractors, or give other weights"
                 )
             found[start : start + len(batch)] = features
             start += len(batch)

@@ -1,0 +1,160 @@
+"""The settings of configs/evaluate.json: each does what it says, and impossible ones are refused at once."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from compared import write_compared
+from conftest import TINY_EVALUATION
+from helpers import build_elsewhere, root_cause
+from monai.bundle import ConfigWorkflow
+
+from bundle.workflow import is_setting
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = str(ROOT / "configs" / "evaluate.json")
+
+
+def store(w, name):
+    return w("labelled").store_arguments[name]
+
+
+# Each setting a user may change, another value for it, and what then must have changed.
+FLAGS = [
+    ("selection_file", "s.csv", lambda w: str(w("comparison").augmented.selection_file) == "s.csv"),
+    ("selection_file", "s.csv", lambda w: w("comparison").pool is None),
+    ("ratio", 50, lambda w: w("augmented").ratio == 50),
+    ("selection", "random", lambda w: w("augmented").selection == "random"),
+    ("pool_dir", "/some/where", lambda w: str((w("pool") or w("augmented")).__dict__.get("folder")) == "/some/where"),
+    ("adapted_dir", "elsewhere", lambda w: str(w("networks").adapted_dir) == "elsewhere"),
+    ("adapted_dir", "elsewhere", lambda w: str(w("labelled").split_file) == "elsewhere/split.csv"),
+    ("adapted_dir", "elsewhere", lambda w: "--adapted_dir elsewhere" in w("run::0::next_command")),
+    ("dataset_dir", "/some/where", lambda w: w("labelled").dataset_dir == "/some/where"),
+    ("test_dir", "/some/where", lambda w: w("labelled").test_dir == "/some/where"),
+    ("pretraining_dir", "/patches", lambda w: getattr(w("comparison").pretraining, "dataset_dir", None) == "/patches"),
+    ("split_file", "my.csv", lambda w: str(w("labelled").split_file) == "my.csv"),
+    ("output_dir", "elsewhere", lambda w: str(w("folder").path) == "elsewhere"),
+    ("output_dir", "elsewhere", lambda w: str(w("labelled").split_path) == "elsewhere/split.csv"),
+    ("output_dir", "elsewhere", lambda w: "report.py elsewhere" in w("run::0::next_command")),
+    ("cache_dir", "elsewhere", lambda w: str(w("labelled").cache_dir) == "elsewhere"),
+    ("device", "cpu:0", lambda w: str(w("networks").device) == "cpu:0"),
+    ("seed", 70, lambda w: w("comparison").seed == w("evaluation").seed == 70),
+    ("reference", "validation", lambda w: w("comparison").parts["reference"] == "validation"),
+    ("reference", "unused", lambda w: "test" not in w("labelled").wanted),
+    ("floor", "halves", lambda w: w("comparison").parts["floor"] == "halves"),
+    ("held_out", "test", lambda w: w("comparison").parts["held out"] == "test"),
+    ("held_out", "test", lambda w: [*w("parts")].count("test") == 1 and "test" == w("comparison").parts["held out"]),
+    ("maximum_training", 7, lambda w: w("comparison").maximum_training == 7),
+    ("sections", ["stain"], lambda w: w("evaluation").sections == ["stain"]),
+    ("extractors", ["judge_colour"], lambda w: w("evaluation").extractors.names == ["judge_colour"]),
+    ("scorer_dir", "elsewhere", lambda w: str(w("networks").scorer_dir) == "elsewhere"),
+    ("microns_per_pixel", 0.5, lambda w: w("evaluation").microns_per_pixel == 0.5),
+    ("draws", 7, lambda w: w("evaluation").draws == 7),
+    ("frechet_draws", 7, lambda w: w("evaluation").frechet_draws == 7),
+    ("patch_size", 48, lambda w: w("labelled").patch_size == w("networks").side == w("pool").patch_size == 48),
+    ("normalise_stain", True, lambda w: store(w, "normalise_stain") is True),
+    ("class_names", ["ADI", "LYM"], lambda w: w("labelled").class_names == ["ADI", "LYM"]),
+    ("maximum_rejected_share", 0.5, lambda w: store(w, "maximum_rejected_share") == 0.5),
+    ("cache_gigabytes", 1, lambda w: store(w, "cache_gigabytes") == 1),
+    ("generated_per_class", 12, lambda w: w("labelled").generated_per_class == 12),
+    ("generated_slide", 9, lambda w: w("labelled").generated_slide == 9),
+    ("split_seed", 3, lambda w: w("labelled").seed == 3),
+    ("inference_batch_size", 5, lambda w: w("evaluation").batch_size == w("networks").batch_size == 5),
+]
+NEEDS_SELECTION = {"ratio", "selection"}
+OF_PRETRAINING = {"patch_size": 48, "cache_dir": "elsewhere", "normalise_stain": True, "cache_gigabytes": 1}
+
+
+@pytest.fixture(scope="module")
+def content(workflow, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("flags")
+
+    def make(**flags):
+        return workflow("evaluate.json", **{"output_dir": str(folder), **flags}).parser.get_parsed_content
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "flag, value, changed", FLAGS, ids=[f"{flag}-{number}" for number, (flag, *_) in enumerate(FLAGS)]
+)
+def test_each_flag_changes_what_it_says(content, flag, value, changed):
+    besides = {"selection_file": "s.csv"} if flag in NEEDS_SELECTION else {}
+    assert not changed(content(**besides)), "it is so without the flag"
+    assert changed(content(**besides, **{flag: value}))
+
+
+def test_the_patches_of_the_pretraining_are_read_as_the_labelled_ones(content):
+    made = content(pretraining_dir="/patches", **OF_PRETRAINING, maximum_rejected_share=0.5)("pretraining")
+    assert (made.patch_size, str(made.cache_dir), made.normalise_stain, made.cache_gigabytes) == (
+        48,
+        "elsewhere",
+        True,
+        1,
+    )
+    assert made.maximum_rejected_share == 0.5
+
+
+def test_where_a_selection_has_its_pool_can_be_said(content):
+    assert content(selection_file="s.csv")("augmented").pool_dir is None
+    assert str(content(selection_file="s.csv", pool_dir="moved")("augmented").pool_dir) == "moved"
+
+
+def test_every_setting_has_its_flag_test():
+    config = json.loads(Path(CONFIG).read_text())
+    settings = {name for name, value in config.items() if is_setting(value) or name == "extractors"}
+    assert settings - {"description", "bundle_root", "training"} == {flag for flag, *_ in FLAGS}
+
+
+def test_defaults_are_those_documented(content):
+    made = content()
+    assert made("evaluation").sections == ["fidelity", "stain", "nuclei", "copies", "agreement"]
+    assert made("networks").names == ["judge_grey", "judge_colour"]
+    assert made("comparison").parts == {"reference": "test", "floor": "unused", "held out": "unused"}
+    assert made("labelled").wanted == ("train", "validation", "test", "unused")
+    assert str(made("pool").folder) == "runs/synthesis/pool" and made("pretraining") is None
+
+
+def test_it_is_built_from_anywhere(tmp_path):
+    """Without data, pool and weights, from another folder, and nothing is written."""
+    build_elsewhere(CONFIG, ("evaluation",), tmp_path)
+
+
+COUNTS = ["patch_size", "draws", "frechet_draws", "maximum_training", "inference_batch_size"]
+
+
+@pytest.mark.parametrize(
+    "flag, value, message",
+    [(name, 0, f"--{name} is 0; it must be an integer of at least 1") for name in COUNTS]
+    + [("pool_di", "x", "nothing reads the setting --pool_di (did you mean --pool_dir?)")],
+)
+def test_impossible_settings_are_refused_at_once(tmp_path, flag, value, message):
+    made = ConfigWorkflow(config_file=CONFIG, output_dir=str(tmp_path / "out"), **{flag: value})
+    with pytest.raises(RuntimeError) as caught:
+        made.initialize()
+    assert message in str(root_cause(caught.value)) and list(tmp_path.iterdir()) == []
+
+
+def test_the_command_line(tmp_path):
+    """From another folder; names alone, and a dictionary as one types it."""
+    given = write_compared(tmp_path)
+    own = "['judge_grey',{'name':'mine','trunk':'test_vit','weights':'absent.safetensors'}]"
+    settings = {**TINY_EVALUATION, **given, "output_dir": "runs/evaluate"}
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def run(**more):
+        flags = [part for name, value in {**settings, **more}.items() for part in (f"--{name}", str(value))]
+        command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", CONFIG, *flags]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=inherited)
+
+    found = run(extractors=own, sections="stain")
+    assert found.returncode and "the extractor mine has no weights at 'absent.safetensors'" in found.stderr[-600:]
+    found = run(extractors="judge_grey,judge_colour", sections="stain,agreement")
+    assert found.returncode == 0, found.stderr[-2000:]
+    content = json.loads((tmp_path / "runs/evaluate/evaluation.json").read_text())
+    assert content["settings"]["sections"] == ["stain", "agreement"] and len(content["extractors"]) == 2
+    assert "The judge agrees, in grey" in found.stdout
+    assert f"next: python scripts/report.py runs/evaluate --adapted_dir {given['adapted_dir']}" in found.stdout
