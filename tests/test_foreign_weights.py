@@ -7,7 +7,7 @@ import torch
 
 from bundle.foreign_weights import read_arguments, read_weights
 
-ARGUMENTS = {"spatial_dims": 2, "in_channels": 3, "num_channels": [8, 16], "norm_eps": 1e-6}
+ARGUMENTS = {"spatial_dims": 2, "in_channels": 3, "num_channels": [8, 16], "norm_eps": 0.5}
 CONFIG = {
     "spatial_dims": 2,
     "image_channels": "@colours",
@@ -19,7 +19,7 @@ CONFIG = {
             "spatial_dims": "@spatial_dims",
             "in_channels": "@image_channels",
             "num_channels": ["@widths#0", "@widths::1"],
-            "norm_eps": 1e-6,
+            "norm_eps": 0.5,
         }
     },
 }

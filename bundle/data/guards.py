@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bundle.data.generated import DESCRIPTION
 from bundle.data.marks import ALGORITHMIC_MEDIA, read_marks
+from bundle.data.sources import NIFTI_SUFFIXES
 from bundle.data.split import SplitRow
 
 SHOWN = 3  # files named in an error
@@ -19,7 +20,7 @@ MARK_KEYWORDS = (b"SyntheticData", b"XML:com.adobe.xmp")
 def require_no_synthetic(paths: Sequence[Path]) -> bool:
     """Refuses images marked as synthetic, except where all are the bundle's own procedural patches.
 
-    Only PNG files are looked into. Images inside archives, and marks in other formats, are not noticed.
+    Only PNG and NIfTI files are looked into. Images inside archives, and marks in other formats, are not noticed.
 
     Args:
         paths: images, which need not exist as files where they lie in an archive; at least one.
@@ -89,7 +90,12 @@ def _is_procedural(marks: dict[str, str]) -> bool:
 
 
 def _may_be_marked(path: Path) -> bool:
-    """Whether a PNG file has a text chunk that may hold a mark; goes from chunk to chunk, as Pillow would decode it."""
+    """Whether a file is NIfTI, whose header is quick to read, or a PNG with a text chunk that may hold a mark.
+
+    It goes from chunk to chunk, as Pillow would decode the picture.
+    """
+    if path.name.lower().endswith(NIFTI_SUFFIXES):
+        return path.is_file()
     try:
         with open(path, "rb") as stream:
             if stream.read(8) != PNG_SIGNATURE:
