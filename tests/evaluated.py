@@ -95,10 +95,22 @@ def evaluation(classes=CLASSES, built_in=False):
             judge={"weights": {"grey": "cd" * 32}},
         ),
         "stain": section(
-            {"stain_distance": some_figure(2.2, floor=2.1)}, {name: {"stain_distance": figure(1.5)} for name in classes}
+            {"stain_distance": some_figure(2.2, floor=2.1)},
+            {name: {"stain_distance": figure(1.5)} for name in classes},
+            quantiles={
+                name: {
+                    one: {"eosin_mean": [0.1 + shift, 0.2 + shift, 0.31 + shift, 0.4, 0.5], "eosin_spread": []}
+                    for one, shift in (("synthetic", 0.05), ("reference", 0), ("floor", 0.01))
+                }
+                for name in ("overall", *classes)
+            },
         ),
         "nuclei": section({"count_distance": some_figure(1.0)}, {}),
-        "copies": section({"share_of_copies": figure(0.0, 0.0)}, {}),
+        "copies": section(
+            {"flagged": figure(0.0, 0.05, (0.0, 0.1), (0.01, 0.09)), "identical": figure(0, 0)},
+            {},
+            gallery="copies.png",
+        ),
         "settings": {"reference": "test", "seed": 0, "bootstrap_draws": 200},
         "notes": ["the reference is of other slides"],
     }
@@ -120,5 +132,8 @@ def write_evaluation(folder, content=None, size=32, shown=4):
         save_grid(folder / name, tiles, 4)
     with open(folder / "nearest.csv", "w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerows([("file", "nearest", "ratio"), ("LYM/LYM_1.png", "tile_7.png", 0.91)])
+        writer.writerow(("file", "nearest_file", "pixel_ratio"))
+        writer.writerows(
+            (f"LYM/LYM_{number}.png", f"tile_{number}.png", f"{1 / (1 + number):.6g}") for number in range(30)
+        )
     return folder

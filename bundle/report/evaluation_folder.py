@@ -18,7 +18,6 @@ FORMAT = "histodiffusion-evaluation/1"
 REQUIRED = ("synthetic", "reference", "compared")
 AGAIN = "Evaluate again with configs/evaluate.json, or name another folder"
 LARGEST_PNG = 1_500_000  # bytes; above it a picture goes into the page as a JPEG
-CLOSEST = 24  # pairs shown in the table
 
 
 @dataclass(frozen=True)
@@ -113,8 +112,8 @@ def read_picture(folder: Path, name: str, alt: str, caption: str = "") -> Pictur
     return Picture(name, alt, caption, uri, "", width, height, large)
 
 
-def read_rows(path: Path, maximum: int | None = None) -> tuple[list[str], list[list[str]], int]:
-    """Columns, the first rows, and how many rows there are, of a CSV file.
+def read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of a CSV file.
 
     Raises:
         ValueError: a row has another number of fields than the header.
@@ -127,7 +126,7 @@ def read_rows(path: Path, maximum: int | None = None) -> tuple[list[str], list[l
             if len(row) != len(header):
                 raise ValueError(f"{path}, line {reader.line_num}: {len(row)} fields, {len(header)} are needed")
             rows.append(row)
-    return header, rows[:maximum], len(rows)
+    return header, rows
 
 
 def flatten(facts: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -149,6 +148,19 @@ def flatten(facts: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
             yield from flatten(value, f"{prefix} {number}")
     else:
         yield prefix, plain_text(facts)
+
+
+def told(value: Any) -> str:
+    """Nested plain facts as one line."""
+    if isinstance(value, Mapping):
+        nested = any(isinstance(inner, Mapping) for inner in value.values())
+        parts = [
+            (readable(name), ": " if isinstance(inner, Mapping) else " ", told(inner)) for name, inner in value.items()
+        ]
+        return ("; " if nested else ", ").join(map("".join, parts))
+    if isinstance(value, list) and any(isinstance(inner, Mapping) for inner in value):
+        return f"{len(value)} entries, in the file"
+    return plain_text(value)
 
 
 def plain_text(value: Any) -> str:

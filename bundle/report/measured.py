@@ -10,9 +10,11 @@ READINGS = {
     "alike": "as real images, within the intervals",
     "better": "better than real images",
     "worse": "worse than real images",
-    "away": "away from real images",
+    "below": "lower than of real images",
+    "above": "higher than of real images",
     "": "",
 }
+UNLIKE = ("worse", "below", "above")
 COLUMNS = 5  # metrics side by side in a table by class; more would not fit on paper
 MARK_WIDTH, MARK_MARGIN = 120, 6
 
@@ -38,6 +40,11 @@ class Cell:
     @property
     def words(self) -> str:
         return READINGS[self.reading]
+
+    @property
+    def unlike(self) -> bool:
+        """Whether the figure is worse than its floor, or away from it, beyond the intervals."""
+        return self.reading in UNLIKE
 
     @property
     def label(self) -> str:
@@ -68,14 +75,16 @@ def reading(figure: Mapping[str, Any]) -> str:
     floor_low, floor_high = figure.get("floor_interval", (figure["floor"],) * 2)
     if low <= floor_high and floor_low <= high:
         return "alike"
+    below = high < floor_low
     if figure["better"] == "floor":
-        return "away"
-    return "better" if (high < floor_low) == (figure["better"] == "lower") else "worse"
+        return "below" if below else "above"
+    return "better" if below == (figure["better"] == "lower") else "worse"
 
 
 def as_texts(figure: Mapping[str, Any]) -> dict[str, str]:
     """The numbers of a figure with as many decimals each, three significant digits of the largest."""
-    decimals = _decimals(max(map(abs, numbers(figure))))
+    every = numbers(figure)
+    decimals = 0 if all(number == round(number) for number in every) else _decimals(max(map(abs, every)))
     found = {name: number_text(figure[name], decimals) for name in ("value", "floor") if name in figure}
     for name in ("interval", "floor_interval"):
         if name in figure:
@@ -158,7 +167,7 @@ def tables(section: Mapping[str, Any], name: str, classes: Sequence[str]) -> dic
     explanations = [(title(metric), metrics.get(metric, {}).get("explanation", "")) for metric in shown]
     return {
         "overall": [
-            (title(metric), cell(found, figure_anchor(name, metric), _scale(metric, found)))
+            (title(metric), cell(found, figure_anchor(name, metric), _scale(found)))
             for metric, found in overall.items()
         ],
         "by_class": wide,
@@ -194,8 +203,8 @@ def all_figures(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, str | None
                     yield name, label, metric, found
 
 
-def _scale(metric: str, found: Mapping[str, Any]) -> list[dict[str, float]]:
-    """What an overall figure's scale must reach besides its own numbers: zero, from which distances and shares start."""
+def _scale(found: Mapping[str, Any]) -> list[dict[str, float]]:
+    """What an overall figure's scale reaches besides its own numbers: zero, from which distances and shares start."""
     return [{"value": 0.0}] if min(numbers(found)) >= 0 else []
 
 

@@ -9,8 +9,8 @@ from typing import Any
 from bundle.report.evaluation_folder import Picture, flatten, read_picture, read_rows
 from bundle.report.tables import read_markdown
 from bundle.selection.table import read_selection
-from bundle.study.table import PLOT
 
+PLOT = "accuracy_by_ratio.png"  # as bundle.study.table calls it, which is slow to import
 RUNS = ("title", "variant", "seed", "status", "test_accuracy", "unused_accuracy", "synthetic_images", "steps")
 
 
@@ -28,7 +28,7 @@ def read_study(folder: Path) -> dict[str, Any]:
         if not (folder / name).is_file():
             raise FileNotFoundError(f"there is no {folder / name}: {folder} is not the folder of a study. Name one")
     sections, notes = read_markdown(folder / "table.md")
-    header, rows, _ = read_rows(folder / "results.csv")
+    header, rows = read_rows(folder / "results.csv")
     columns = [header.index(name) for name in RUNS if name in header]
     runs = [header[column].replace("_", " ") for column in columns], [[row[place] for place in columns] for row in rows]
     alt = "Line plot of accuracy on held-out slides against the number of synthetic images; its values are in the table"

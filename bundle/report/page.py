@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,10 @@ from bundle.data.marks import ALGORITHMIC_MEDIA, TRAINED_ALGORITHMIC_MEDIA
 from bundle.files import write_atomically
 from bundle.report import dataset_card
 from bundle.report.evaluation_folder import (
-    CLOSEST,
     Picture,
     flatten,
     read_evaluation,
+    read_json,
     read_picture,
     read_rows,
     readable,
@@ -23,11 +24,26 @@ from bundle.report.evaluation_folder import (
 )
 from bundle.report.measured import MARK_WIDTH, is_figure, tables
 from bundle.report.neighbours import read_choice, read_study
+from bundle.report.spreads import spreads
 from bundle.report.summary import summarise
 from bundle.report.training import HEIGHT, WIDTH, read_training
 
 SETS = ("synthetic", "reference", "floor", "training", "held_out")
-STANDARD = {"overall", "classes", "metrics", "notes", "confusion", "asked", "seen"}
+# What a section has besides facts.
+SHOWN = {
+    "overall",
+    "classes",
+    "metrics",
+    "notes",
+    "confusion",
+    "asked",
+    "seen",
+    "quantiles",
+    "picture",
+    "gallery",
+    "table",
+}
+CLOSEST = 24  # pairs shown in the table
 NOT_TISSUE = "built-in procedural patches, not tissue"
 
 
@@ -93,9 +109,11 @@ def collect(
         "built_in": built_in,
         "aside": f" ({NOT_TISSUE})" if built_in else "",
         "source_type": ALGORITHMIC_MEDIA if built_in else TRAINED_ALGORITHMIC_MEDIA,
-        "real_shown": not built_in and any(real.uri for *_, real in [*pictures["grids"], (pictures["copies"],)]),
+        "real_shown": not built_in and any(real.uri for real in real_pictures(pictures)),
         "written": written_on(evaluation_dir / "evaluation.json"),
+        "made_by": made_by(evaluation_dir),
         "classes": classes,
+        "labels": list(dict.fromkeys([*classes, *(name for _, found in sets for name in found.get("images", {}))])),
         "total": sum(evaluation["synthetic"].get("images", evaluation["compared"]).values()),
         "compared": evaluation["compared"],
         "sets": [(name, found, origin(found)) for name, found in sets],
@@ -114,6 +132,7 @@ def collect(
                 **tables(evaluation[name], name, classes),
                 "facts": facts(evaluation[name]),
                 "confusions": confusions(evaluation[name]),
+                "spreads": spreads(evaluation[name].get("quantiles", {}), classes),
             }
             for name in ("agreement", "stain", "nuclei", "copies")
             if isinstance(evaluation.get(name), dict)
@@ -156,9 +175,23 @@ def read_pictures(folder: Path, classes: list[str], built_in: bool) -> dict[str,
         "nuclei": read_picture(
             folder,
             "nuclei.png",
-            "Patches with the outlines of the nuclei that were found",
-            "What the segmenter takes for nuclei: judge the figures by it",
+            "Patches of each class, real and synthetic, beside themselves with the nuclei that were found outlined",
+            "What the segmenter takes for nuclei, in real and synthetic patches: judge the figures by it",
         ),
+    }
+
+
+def real_pictures(pictures: Mapping[str, Any]) -> list[Picture]:
+    """Those of the pictures that real tiles are in."""
+    return [*(real for *_, real in pictures["grids"]), pictures["copies"], pictures["nuclei"]]
+
+
+def made_by(folder: Path) -> dict[str, str]:
+    """ "command" and "config" (SHA-256 of `config.json`) of the run that left a folder; "" where unknown."""
+    config, metrics = folder / "config.json", folder / "metrics.json"
+    return {
+        "command": str(read_json(metrics).get("command", "")) if metrics.is_file() else "",
+        "config": hashlib.sha256(config.read_bytes()).hexdigest() if config.is_file() else "",
     }
 
 
@@ -168,8 +201,9 @@ def origin(found: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def confusions(section: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The confusion matrices of a section, each with its "title", "seen" (names of the columns) and "rows" [(asked class,
-    [(count, its share of the row)])].
+    """The confusion matrices of a section, each with its "title", "seen" (names of the columns) and "rows".
+
+    A row is an asked class with [(count, its share of the row)].
 
     Args:
         section: "confusion" {view: {set: counts}}, "asked" and "seen" (names of rows and columns).
@@ -203,16 +237,23 @@ def facts(section: Mapping[str, Any]) -> list[tuple[str, str]]:
             return {name: inner for name, inner in kept.items() if inner is not None}
         return None if isinstance(value, list) and (len(value) > 12 or any(map(_nested, value))) else value
 
-    own = {name: value for name, value in section.items() if name not in STANDARD}
+    own = {name: value for name, value in section.items() if name not in SHOWN}
     return [(name, text) for name, text in flatten(short(own)) if name]
 
 
 def closest_pairs(path: Path) -> dict[str, Any]:
-    """The first rows of the table of nearest training images; its "missing" says why there are none."""
+    """The rows of the table of nearest training images with the smallest ratios; "missing" says why there are none.
+
+    Raises:
+        ValueError: a ratio that is no number, or a row that is cut short.
+    """
     if not path.is_file():
         return {"missing": f"{path.name} is missing in {path.parent.name}"}
-    header, rows, total = read_rows(path, CLOSEST)
-    return {"missing": "", "header": [readable(name) for name in header], "rows": rows, "total": total}
+    header, rows = read_rows(path)
+    if "pixel_ratio" not in header:
+        return {"missing": f"{path.name} has no column pixel_ratio to sort by"}
+    rows.sort(key=lambda row: float(row[header.index("pixel_ratio")]))
+    return {"missing": "", "header": list(map(readable, header)), "rows": rows[:CLOSEST], "total": len(rows)}
 
 
 def says_built_in(evaluation: Mapping[str, Any]) -> bool:

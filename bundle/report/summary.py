@@ -7,14 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bundle.report.measured import all_figures, as_texts, figure_anchor, is_figure, reading
+from bundle.report.measured import UNLIKE, all_figures, as_texts, figure_anchor, is_figure, reading
 
-# Names of metrics that rules look for, the preferred one first. Where none is there the rule says nothing.
-GREY = ("agreement_grey",)
-COLOUR = ("agreement_colour",)
-KERNEL = ("kernel_distance", "kid")
-FRECHET = ("frechet", "frechet_distance", "projected_frechet_distance")
-COPIED = ("share_of_copies", "copies", "copied_share")
+# Metrics that rules speak of; where one is missing its rule says nothing.
+GREY, COLOUR = "agreement_grey", "agreement_colour"
+KERNEL, FRECHET = "kid", "frechet"
+FLAGGED, IDENTICAL = "flagged", "identical"
 
 
 @dataclass(frozen=True)
@@ -43,23 +41,21 @@ def _compared(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
 
 def _distance(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
     for number, (name, section) in enumerate(evaluation.get("fidelity", {}).items()):
-        metric, found = _first(section.get("overall", {}), FRECHET)
-        if found is None:
+        found = section.get("overall", {}).get(FRECHET)
+        if not is_figure(found):
             continue
-        title = _title(section, metric)
+        title = _title(section, FRECHET)
         text = f"{title[:1].upper()}{title[1:]} is {as_texts(found)['value']}"
         if "floor" in found:
             text += f"; two sets of real images of the same size are {as_texts(found)['floor']} apart"
             if found["floor"] > 0:
                 text += f", so the synthetic ones are {found['value'] / found['floor']:.1f} times as far"
-            text += {"alike": " (the intervals overlap)", "worse": " (the intervals don't overlap)"}.get(
-                reading(found), ""
-            )
-        yield Sentence(text + ".", figure_anchor(f"fidelity{number}", metric))
+            text += {"alike": " (the intervals overlap)", "": ""}.get(reading(found), " (the intervals don't overlap)")
+        yield Sentence(text + ".", figure_anchor(f"fidelity{number}", FRECHET))
 
 
 def _weakest_shape(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
-    metric, found = _by_class(evaluation.get("agreement", {}), GREY)
+    found = _by_class(evaluation.get("agreement", {}), GREY)
     if found:
         label = min(found, key=lambda label: found[label]["value"])
         text = f"Weakest by agreement without colour is {label}: the grey judge sees the asked class in "
@@ -69,35 +65,36 @@ def _weakest_shape(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
         if len(found) > 1:
             best = max(found, key=lambda label: found[label]["value"])
             text += f". Strongest is {best}, with {_share(found[best]['value'])}"
-        yield Sentence(text + ".", figure_anchor("agreement", metric, _place(evaluation, label)))
+        yield Sentence(text + ".", figure_anchor("agreement", GREY, _place(evaluation, label)))
 
 
 def _colour_alone(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
     section = evaluation.get("agreement", {})
-    grey_metric, grey = _by_class(section, GREY)
-    _, colour = _by_class(section, COLOUR)
+    grey, colour = _by_class(section, GREY), _by_class(section, COLOUR)
     both = [label for label in colour if label in grey]
     if not both:
         return
     label = max(both, key=lambda label: colour[label]["value"] - grey[label]["value"])
-    anchor = figure_anchor("agreement", grey_metric, _place(evaluation, label))
+    anchor = figure_anchor("agreement", GREY, _place(evaluation, label))
     drop = colour[label]["value"] - grey[label]["value"]
     if drop > 0:
-        text = f"{label} owes most to its colours: the judge in colour agrees with {_share(colour[label]['value'])}, "
-        yield Sentence(text + f"without colour with {_share(grey[label]['value'])}.", anchor)
+        text = (
+            f"{label} loses most without colour: the judge in colour agrees with {_share(colour[label]['value'])} of "
+        )
+        yield Sentence(text + f"its images, the one in grey with {_share(grey[label]['value'])}.", anchor)
     else:
-        yield Sentence("No class owes its agreement to colour: without it the judge agrees as often or more.", anchor)
+        yield Sentence("No class loses agreement without colour: the judge in grey agrees as often or more.", anchor)
 
 
 def _weakest_distance(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
     for number, (name, section) in enumerate(evaluation.get("fidelity", {}).items()):
-        metric, found = _by_class(section, KERNEL)
+        found = _by_class(section, KERNEL)
         if len(found) > 1:
             label = max(found, key=lambda label: found[label]["value"])
             texts = as_texts(found[label])
-            text = f"Farthest from its real images by {_title(section, metric)} is {label}, with {texts['value']}"
+            text = f"Farthest from its real images by {_title(section, KERNEL)} is {label}, with {texts['value']}"
             text += f" where real images have {texts['floor']}." if "floor" in texts else "."
-            yield Sentence(text, figure_anchor(f"fidelity{number}", metric, _place(evaluation, label)))
+            yield Sentence(text, figure_anchor(f"fidelity{number}", KERNEL, _place(evaluation, label)))
 
 
 def _most_figures(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
@@ -106,33 +103,37 @@ def _most_figures(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
     for section, label, metric, figure in all_figures(evaluation):
         if label is not None and reading(figure):
             judged[label] += 1
-            if reading(figure) in ("worse", "away"):
+            if reading(figure) in UNLIKE:
                 found.setdefault(label, []).append((section, metric))
     if len(judged) > 1 and found:
         label = max(found, key=lambda label: len(found[label]))
         tied = [other for other in found if len(found[other]) == len(found[label])]
         anchor = figure_anchor(*found[label][0], _place(evaluation, label))
-        count = f"{len(found[label])} of {judged[label]} figures"
-        text = f"{label} falls short of real images, beyond the intervals, in {count}, more than any other class."
+        text = f"{label} is unlike real images, beyond the intervals, in {len(found[label])} of its {judged[label]} "
+        text += "figures, more than any other class."
         if len(tied) > 1:
-            text = f"{_list(tied)} fall short of real images, beyond the intervals, in the most figures, {count} each."
-            text = text.replace(f"{count} each", f"{len(found[label])} each")
+            text = f"{_list(tied)} are unlike real images, beyond the intervals, in the most figures, "
+            text += f"{len(found[label])} each."
         yield Sentence(text, anchor)
 
 
 def _copies(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
-    section = evaluation.get("copies", {})
-    metric, found = _first(section.get("overall", {}), COPIED)
-    if found is None:
+    overall = evaluation.get("copies", {}).get("overall", {})
+    same = overall.get(IDENTICAL)
+    if is_figure(same) and same["value"]:
+        text = f"{same['value']:.0f} of the images are training images pixel for pixel."
+        yield Sentence(text, figure_anchor("copies", IDENTICAL))
+    found = overall.get(FLAGGED)
+    if not is_figure(found):
         return
-    anchor = figure_anchor("copies", metric)
-    if found["value"] == 0:
-        yield Sentence("No copy of a training image was found by the ratio test.", anchor)
-    else:
-        text = f"{_share(found['value'])} of the images are copies of training images by the ratio test"
-        if "floor" in found:
-            text += f"; of real images that were never trained on, {_share(found['floor'])} are"
-        yield Sentence(text + ". Look at the pairs below before passing these images on.", anchor)
+    text = "No image is flagged as a copy of a training image"
+    if found["value"]:
+        text = f"{_share(found['value'])} of the images are flagged as copies of training images"
+    if "floor" in found:
+        text += f"; of real images that were never trained on {_share(found['floor'])} are, so often the rule errs"
+        text += {"alike": " (the intervals overlap)", "worse": " (the intervals don't overlap)"}.get(reading(found), "")
+    text += ". Look at the pairs before passing the images on." if found["value"] else "."
+    yield Sentence(text, figure_anchor("copies", FLAGGED))
 
 
 def _floors(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
@@ -147,18 +148,9 @@ def _floors(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
         yield Sentence(text, "figures")
 
 
-def _first(found: Mapping[str, Any], names: Sequence[str]) -> tuple[str, Mapping[str, Any] | None]:
-    return next(((name, found[name]) for name in names if is_figure(found.get(name))), ("", None))
-
-
-def _by_class(section: Mapping[str, Any], names: Sequence[str]) -> tuple[str, dict[str, Mapping[str, Any]]]:
-    """The first of these metrics that a class has, and its figure in each class."""
-    classes = section.get("classes", {})
-    for name in names:
-        found = {label: of[name] for label, of in classes.items() if is_figure(of.get(name))}
-        if found:
-            return name, found
-    return "", {}
+def _by_class(section: Mapping[str, Any], metric: str) -> dict[str, Mapping[str, Any]]:
+    """The figure of each class that has it."""
+    return {label: of[metric] for label, of in section.get("classes", {}).items() if is_figure(of.get(metric))}
 
 
 def _title(section: Mapping[str, Any], metric: str) -> str:

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from bundle.report.evaluation_folder import flatten, read_json, readable
+from bundle.report.evaluation_folder import read_json, read_picture, readable, told
 from bundle.report.measured import number_text
 
+PLOTS = {"accuracy_by_timestep.png": "Line plot of the latent classifier's accuracy against the noise level"}
 POINTS = 120
 WIDTH, HEIGHT = 300, 110
 LOG_SPAN = 20  # a positive curve that falls by more is drawn on a logarithmic scale
@@ -23,7 +24,7 @@ def read_training(folder: Path, title: str) -> dict[str, Any]:
 
     Returns:
         "title", "stages" [(name, [(fact, text)])], "command" ("" where unknown), "curves" [(stage, [curve])] as of
-        :func:`curve`, "no_curves" why there are none.
+        :func:`curve`, "no_curves" why there are none, "plots" (Pictures), "built_in" whether of built-in patches.
 
     Raises:
         FileNotFoundError: it has no `metrics.json`.
@@ -34,15 +35,21 @@ def read_training(folder: Path, title: str) -> dict[str, Any]:
             f"there is no {path}: {folder} is not the folder of a training. Name one, or leave it out"
         )
     metrics = read_json(path)
-    stages = [(readable(name), list(flatten(found))) for name, found in metrics.items() if isinstance(found, Mapping)]
+    stages = [
+        (readable(name), [(readable(fact), told(value)) for fact, value in found.items()])
+        for name, found in metrics.items()
+        if isinstance(found, Mapping)
+    ]
     curves, reason = read_curves(folder / "tensorboard")
     origin = read_json(folder / "origin.json") if (folder / "origin.json").is_file() else {}
-    facts = list(flatten({name: text for name, text in origin.items() if name != "command"}))
+    facts = [(readable(name), told(value)) for name, value in origin.items() if name != "command"]
+    plots = [read_picture(folder, name, alt) for name, alt in PLOTS.items() if (folder / name).is_file()]
     return {
         "title": title,
         "stages": [*stages, *([("origin", facts)] if facts else [])],
         "command": str(metrics.get("command") or origin.get("command", "")),
         "curves": curves,
+        "plots": plots,
         "no_curves": reason,
         "built_in": bool(metrics.get("labelled", metrics.get("patches", {})).get("built_in_patches", False)),
     }

@@ -67,7 +67,7 @@ def page(folder, tmp_path_factory):
 def test_every_figure_is_in_the_page_with_its_interval_and_its_floor(page):
     shown = {float(number) for attributes in page.of("data") for number in attributes["value"].split()}
     every = list(all_figures(evaluation()))
-    assert len(every) == 2 * 3 * 2 + 3 + 9  # fidelity and agreement by class, stain by class, overall
+    assert len(every) == 2 * 3 * 2 + 3 + 10  # fidelity and agreement by class, stain by class, overall
     for _, _, _, found in every:
         assert set(numbers(found)) <= shown, found
     for text in ("5.12", "4.87 to 5.38", "1.71", "0.504", "of few images", "kid (title)", "What kid is."):
@@ -125,6 +125,15 @@ def test_confusion_matrices_stand_in_tables(page):
     assert page.source.count('class="asked">18<') == 4 * 3
 
 
+def test_spreads_of_the_sets_share_a_scale(page):
+    labels = [attributes["aria-label"] for attributes in page.of("svg") if "aria-label" in attributes]
+    boxes = [label for label in labels if label.startswith("percentiles")]
+    assert len(boxes) == 4 * 3  # all and three classes, three sets; the statistic without values is left out
+    assert boxes[0] == "percentiles: 5th 0.150, 25th 0.250, 50th 0.360, 75th 0.400, 95th 0.500"
+    lines = re.findall(r'class="median" x1="([\d.]+)"', page.source)
+    assert [float(x) for x in lines[:2]] == [76.2, 62.7]  # 6 + (0.36, 0.31 - 0.1) / 0.4 of 108
+
+
 def test_missing_sections_and_pictures_are_said_in_their_place(tmp_path):
     content = evaluation()
     for name in ("stain", "nuclei", "fidelity", "copies"):
@@ -142,13 +151,13 @@ def test_missing_sections_and_pictures_are_said_in_their_place(tmp_path):
 
 def test_names_are_text(tmp_path):
     classes = ("<b>", "NORM", '"><script>alert(1)</script>')
-    content = evaluation(("a",) * 0 + classes)
+    content = evaluation(classes)
     content["notes"].append("</style><img src=x onerror=alert(1)>")
     content["fidelity"] = {"<i>x</i>": content["fidelity"]["judge_grey"]}
     folder = tmp_path / "evaluate"
     folder.mkdir()
     write_json(folder / "evaluation.json", content)
-    (folder / "nearest.csv").write_text("file,nearest\n<u>a</u>,<script>\n")
+    (folder / "nearest.csv").write_text("file,pixel_ratio,nearest_file\n<u>a</u>,0.5,<script>\n")
     page, _ = render(tmp_path / "report.html", folder)
     tags = {tag for tag, _ in page.elements}
     assert not tags & {"b", "i", "u", "script", "img"}
@@ -182,19 +191,33 @@ def test_of_built_in_patches_it_says_everywhere_that_they_are_no_tissue(tmp_path
 
 def test_the_summary_follows_the_figures(folder, page, tmp_path):
     assert "Weakest by agreement without colour is NORM: the grey judge sees the asked class in 50 %" in page.text
-    assert "NORM owes most to its colours: the judge in colour agrees with 81 %, without colour with 50 %" in page.text
+    assert (
+        "NORM loses most without colour: the judge in colour agrees with 81 % of its images, the one in grey with 50 %"
+        in page.text
+    )
     assert "3.0 times as far (the intervals don't overlap)" in page.text
-    assert "No copy of a training image was found" in page.text
+    assert "NORM and TUM are unlike real images, beyond the intervals, in the most figures, 3 each." in page.text
+    assert (
+        "No image is flagged as a copy of a training image; of real images that were never trained on 5 %" in page.text
+    )
     content = evaluation()
     content["agreement"]["classes"]["TUM"]["agreement_grey"] = some_figure(0.2, "floor", 0.9)
     content["fidelity"]["judge_grey"]["overall"]["frechet"] = some_figure(1.0, floor=1.01)
-    content["copies"]["overall"]["share_of_copies"] = figure(0.25, 0.0)
+    content["copies"]["overall"] = {"flagged": some_figure(0.25, floor=0.01), "identical": figure(3, 0)}
     shutil.copytree(folder, tmp_path / "evaluate")
     write_json(tmp_path / "evaluate" / "evaluation.json", content)
     other, _ = render(tmp_path / "report.html", tmp_path / "evaluate")
     assert "without colour is TUM: the grey judge sees the asked class in 20 %" in other.text
     assert "1.0 times as far (the intervals overlap)" in other.text
-    assert "25 % of the images are copies" in other.text
+    assert "3 of the images are training images pixel for pixel." in other.text
+    assert "25 % of the images are flagged as copies" in other.text
+    assert "so often the rule errs (the intervals don't overlap). Look at the pairs" in other.text
+
+
+def test_the_closest_pairs_come_first(page):
+    assert "The 24 images with the smallest ratio, of 30 in nearest.csv" in page.text
+    cells = re.findall(r"LYM/LYM_(\d+)\.png", page.text)
+    assert cells == [str(number) for number in range(29, 5, -1)]
 
 
 @pytest.mark.parametrize(
