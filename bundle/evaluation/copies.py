@@ -10,7 +10,7 @@ up to 1/32 of its side or cropped by up to 1/16 (`bundle.metrics.copies.aligned_
 **The rule.** An image is flagged where the nearest training image is nearer than a third of the distance to the second
 nearest (`COPY_RATIO`, Yoon et al. 2023), in the averages or as aligned. So each image brings its own scale, that of
 its tissue. It finds exact copies, turned and mirrored ones, JPEG, noise, slightly other stain, and small shifts and
-crops. It does not find: parts of a tile shifted or cropped by more, mixtures of tiles, a tile of which training has a
+crops. It does not find: tiles shifted or cropped by more, mixtures of tiles, a tile of which training has a
 near twin in other pixels (the second nearest is then as near), and changed copies of empty glass, which resembles all
 glass. For these look at the gallery, and at the ratio test in features.
 """
@@ -263,7 +263,8 @@ def _ratio_test(
     if own:
         notes.append(
             f"The ratio test compares with {len(own)} training and as many held-out images, of equally many of each "
-            f"class; its real control are {len(controls)} other held-out images."
+            f"class; its real control are {len(controls)} other held-out images. Its intervals are over images, not over "
+            "which ones they were compared with, so read a figure beside its control."
         )
     return bool(own)
 

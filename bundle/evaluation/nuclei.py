@@ -15,8 +15,8 @@ An object at the edge of an image counts, but its area does not, as part of it l
 
 It is no instrument of pathology. At 2 um a pixel a lymphocyte is 3 to 4 pixels wide: crowded nuclei (lymphoid tissue,
 layered epithelium) are parted by guess, shapes are not seen, pale nuclei are missed, and red cells, pigment, folds and
-dark strands count as nuclei. All sets are treated alike, so compare a figure with its floor, never with counts by
-others.
+dark strands count as nuclei, the long ones in pieces. All sets are treated alike, so compare a figure with its floor,
+never with counts by others.
 """
 
 from __future__ import annotations

@@ -105,8 +105,8 @@ def nearest_images(
 def aligned_distances(images: torch.Tensor, candidates: torch.Tensor) -> torch.Tensor:
     """Root mean square difference of each image to each of its candidates, moved and cropped to fit best.
 
-    A candidate is moved by up to 1/32 of its side each way (the difference is that of what both show), or its border of
-    1/64, 1/32 or 1/16 of the side is cut away and the rest enlarged.
+    A candidate is moved by up to 1/32 of its side each way (the difference is that of what both show), or its border is
+    cut away, of one pixel to 1/16 of the side, and the rest enlarged.
 
     Args:
         images: [B, C, S, S].
@@ -123,7 +123,7 @@ def aligned_distances(images: torch.Tensor, candidates: torch.Tensor) -> torch.T
             columns = [slice(max(sign * right, 0), side + min(sign * right, 0)) for sign in (1, -1)]
             moved = images[..., rows[0], columns[0]] - candidates[..., rows[1], columns[1]]
             best = torch.minimum(best, _root_mean_square(moved))
-    for border in sorted({max(1, round(side / share)) for share in (64, 32, 16)}):
+    for border in range(1, round(side / 16) + 1):
         cropped = candidates[..., border:-border, border:-border].flatten(0, 1)
         grown = interpolate(cropped, size=(side, side), mode="bicubic", antialias=True).view_as(candidates)
         best = torch.minimum(best, _root_mean_square(images - grown))

@@ -46,6 +46,7 @@ CHANGES = {
     "turned jpeg": lambda images: jpeg(orient(images, 5)),
     "shifted": lambda images: torch.roll(images, (1, -2), (2, 3)),
     "cropped": cropped,
+    "cropped by 3": lambda images: cropped(images, 3),
 }
 
 
