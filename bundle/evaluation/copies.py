@@ -263,8 +263,8 @@ def _ratio_test(
     if own:
         notes.append(
             f"The ratio test compares with {len(own)} training and as many held-out images, of equally many of each "
-            f"class; its real control are {len(controls)} other held-out images. Its intervals are over images, not over "
-            "which ones they were compared with, so read a figure beside its control."
+            f"class; its real control are {len(controls)} other held-out images. Its intervals are over images, not "
+            "over which ones they were compared with, so read a figure beside its control."
         )
     return bool(own)
 
