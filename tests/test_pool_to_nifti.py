@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import sys
 
 import nibabel
@@ -158,6 +159,21 @@ def test_a_pool_is_written_whole_and_read_back(pool, tmp_path, monkeypatch, caps
         assert (row["generator"], row["model_hash"]) == ("test", "a" * 64)
         assert row["config_hash"] == read_marks(path)["ConfigHash"]
     assert len(find_items(tmp_path / "out")) == 6
+
+
+def test_the_documented_pipeline_reads_a_pool(pool, tmp_path, monkeypatch):
+    code = re.search("```python\n(.*?)```", (ROOT / "docs" / "integration.md").read_text(encoding="utf-8"), re.DOTALL)[
+        1
+    ]
+    assert "LoadImaged" in code
+    convert(monkeypatch, pool_dir=pool, output_dir=tmp_path / "runs" / "nifti")
+    monkeypatch.chdir(tmp_path)
+    found = {}
+    exec(code, found)
+    item = found["dataset"][4]
+    assert item["label"] == 1 and item["image"].shape == (3, 16, 16)
+    picture = synthetic_picture("TUM", 1, 16).transpose(2, 1, 0) / 255
+    np.testing.assert_allclose(item["image"].numpy(), picture, atol=1e-6)
 
 
 def test_the_selected_images_alone(pool, tmp_path, monkeypatch):
