@@ -233,7 +233,8 @@ def test_the_roles_are_those_asked_for(comparison):
     assert facts["synthetic"]["fingerprint"] == made.synthetic.fingerprint
     assert made.marks == {"Generator": "test", "ModelHash": "a" * 64}
     notes = " ".join(made.notes)
-    assert "--pretraining_dir" in notes and "the floor's images are among those that the judge learned from" in notes
+    assert "--pretraining_dir" in notes and "--floor halves shows the reference against itself" in notes
+    assert "the floor's images are among those that the judge learned from" in notes
     swapped = comparison(reference="unused", floor="test", held_out="test")
     assert swapped.reference.digests == made.floor.digests and swapped.floor.digests == made.reference.digests
     assert swapped.held_out.digests == made.reference.digests
@@ -252,7 +253,7 @@ def test_without_other_real_images_the_reference_is_halved(comparison, real, tmp
     assert len(asked.held_out) == 12 and forced.held_out.digests == forced.reference.digests
     said = " ".join(forced.notes)
     assert "the reference is cut into two halves" in said and "the copy report holds the reference" in said
-    assert "cut into two halves" not in " ".join(asked.notes)
+    assert "cut into two halves" not in " ".join(asked.notes) and "--floor halves" not in said
 
 
 def test_patches_of_the_pretraining_are_searched_for_copies(comparison, real, tmp_path):
