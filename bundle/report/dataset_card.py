@@ -55,6 +55,7 @@ def scorecard(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
         each "name", "question", "text" and "figures" [(title, Cell)].
     """
     rows = []
+    of_features = {f"fidelity{number}": name for number, name in enumerate(evaluation.get("fidelity", {}))}
     for name, question, metrics in CRITERIA:
         figures = []
         for section, found in sections(evaluation):
@@ -62,6 +63,8 @@ def scorecard(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
             for metric in metrics:
                 if is_figure(overall.get(metric)):
                     title = found.get("metrics", {}).get(metric, {}).get("title") or metric.replace("_", " ")
+                    if section in of_features and of_features[section] not in title:
+                        title += f", {of_features[section]}"
                     figures.append((title, cell(overall[metric], figure_anchor(section, metric))))
         rows.append({"name": name, "question": question, "figures": figures, "text": ""})
     made = evaluation["synthetic"].get("images", {})

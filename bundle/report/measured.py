@@ -95,8 +95,10 @@ def as_texts(figure: Mapping[str, Any]) -> dict[str, str]:
 def number_text(number: float, decimals: int | None = None) -> str:
     """A number with a true minus sign; one that would be rounded to nothing keeps two digits."""
     decimals = _decimals(abs(number)) if decimals is None else decimals
+    if not number:
+        return "0"
     text = f"{number:,.{decimals}f}"
-    if number and not float(text.replace(",", "")):
+    if not float(text.replace(",", "")):
         text = f"{number:.2g}"
     return text.replace("-", "\N{MINUS SIGN}")
 
@@ -210,6 +212,6 @@ def _scale(found: Mapping[str, Any]) -> list[dict[str, float]]:
 
 def _decimals(largest: float) -> int:
     for limit, decimals in ((100, 0), (10, 1), (1, 2), (0.01, 3), (0.001, 4)):
-        if largest >= limit:
+        if largest > limit:  # shares, up to 1, have three decimals all
             return decimals
     return 5 if largest else 0

@@ -20,9 +20,10 @@ from bundle.report.evaluation_folder import (
     read_picture,
     read_rows,
     readable,
+    told,
     written_on,
 )
-from bundle.report.measured import MARK_WIDTH, is_figure, tables
+from bundle.report.measured import MARK_WIDTH, tables
 from bundle.report.neighbours import read_choice, read_study
 from bundle.report.spreads import spreads
 from bundle.report.summary import summarise
@@ -43,6 +44,7 @@ SHOWN = {
     "gallery",
     "table",
 }
+LONG = 300  # letters of a line, above which nested facts get lines of their own
 CLOSEST = 24  # pairs shown in the table
 NOT_TISSUE = "built-in procedural patches, not tissue"
 
@@ -229,16 +231,21 @@ def confusions(section: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def facts(section: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What a section says besides its figures, as lines; matrices and long lists have no place in a line."""
+    """What a section says besides its figures, as lines."""
 
-    def short(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            kept = {name: short(inner) for name, inner in value.items() if not is_figure(inner)}
-            return {name: inner for name, inner in kept.items() if inner is not None}
-        return None if isinstance(value, list) and (len(value) > 12 or any(map(_nested, value))) else value
+    found: list[tuple[str, str]] = []
 
-    own = {name: value for name, value in section.items() if name not in SHOWN}
-    return [(name, text) for name, text in flatten(short(own)) if name]
+    def add(name: str, value: Any) -> None:
+        if isinstance(value, Mapping) and len(told(value)) > LONG:
+            for inner, of in value.items():
+                add(f"{name}, {readable(inner)}", of)
+        else:
+            found.append((name, told(value)))
+
+    for name, value in section.items():
+        if name not in SHOWN:
+            add(readable(name), value)
+    return found
 
 
 def closest_pairs(path: Path) -> dict[str, Any]:
@@ -271,10 +278,6 @@ def says_built_in(evaluation: Mapping[str, Any]) -> bool:
 def _extractor(evaluation: Mapping[str, Any], name: str) -> list[tuple[str, str]]:
     known = [found for found in evaluation.get("extractors", ()) if found.get("name") == name]
     return list(flatten(known[0])) if known else []
-
-
-def _nested(value: Any) -> bool:
-    return isinstance(value, (list, Mapping))
 
 
 def _pictures(content: Mapping[str, Any]) -> Iterator[Picture]:

@@ -47,9 +47,10 @@ def _distance(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
         title = _title(section, FRECHET)
         text = f"{title[:1].upper()}{title[1:]} is {as_texts(found)['value']}"
         if "floor" in found:
-            text += f"; two sets of real images of the same size are {as_texts(found)['floor']} apart"
+            text += f"; that of real images ({_floor_is(evaluation)}) is {as_texts(found)['floor']}"
             if found["floor"] > 0:
-                text += f", so the synthetic ones are {found['value'] / found['floor']:.1f} times as far"
+                times = found["value"] / found["floor"]
+                text += f", so the synthetic ones are {times:.1f} times as far" if times >= 1 else ", which is farther"
             text += {"alike": " (the intervals overlap)", "": ""}.get(reading(found), " (the intervals don't overlap)")
         yield Sentence(text + ".", figure_anchor(f"fidelity{number}", FRECHET))
 
@@ -89,12 +90,19 @@ def _colour_alone(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
 def _weakest_distance(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
     for number, (name, section) in enumerate(evaluation.get("fidelity", {}).items()):
         found = _by_class(section, KERNEL)
-        if len(found) > 1:
-            label = max(found, key=lambda label: found[label]["value"])
-            texts = as_texts(found[label])
-            text = f"Farthest from its real images by {_title(section, KERNEL)} is {label}, with {texts['value']}"
-            text += f" where real images have {texts['floor']}." if "floor" in texts else "."
-            yield Sentence(text, figure_anchor(f"fidelity{number}", KERNEL, _place(evaluation, label)))
+        if len(found) < 2:
+            continue
+        # What a class is farther than its real images: classes differ in how far real ones are apart.
+        label = max(found, key=lambda label: found[label]["value"] - found[label].get("floor", 0))
+        texts = as_texts(found[label])
+        by = f"{_title(section, KERNEL)} in {name.replace('_', ' ')} features"
+        text = f"By {by}, {label} is farthest from its real images: {texts['value']}"
+        if "floor" in texts:
+            text = f"By {by}, {label} exceeds its floor most: {texts['value']}, where other real images have "
+            text += texts["floor"]
+            if found[label]["value"] <= found[label]["floor"]:
+                text = f"By {by}, no class is farther from the reference than other real images are"
+        yield Sentence(f"{text}.", figure_anchor(f"fidelity{number}", KERNEL, _place(evaluation, label)))
 
 
 def _most_figures(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
@@ -130,7 +138,7 @@ def _copies(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
     if found["value"]:
         text = f"{_share(found['value'])} of the images are flagged as copies of training images"
     if "floor" in found:
-        text += f"; of real images that were never trained on {_share(found['floor'])} are, so often the rule errs"
+        text += f"; of real images that were never trained on {_share(found['floor'])} are"
         text += {"alike": " (the intervals overlap)", "worse": " (the intervals don't overlap)"}.get(reading(found), "")
     text += ". Look at the pairs before passing the images on." if found["value"] else "."
     yield Sentence(text, figure_anchor("copies", FLAGGED))
@@ -144,8 +152,13 @@ def _floors(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
         text = f"Over all classes {alike} of {total} figures that have an interval are as good as real images' or "
         text += f"better, {total - alike} are not."
         if len(found) > total:
-            text += f" {len(found) - total} further figures have no floor or no interval to be judged by."
+            text += f" {len(found) - total} more can't be judged, for want of a floor or an interval."
         yield Sentence(text, "figures")
+
+
+def _floor_is(evaluation: Mapping[str, Any]) -> str:
+    part = evaluation.get("floor", {}).get("part")
+    return f"of the part {part}" if part else "of another part"
 
 
 def _by_class(section: Mapping[str, Any], metric: str) -> dict[str, Mapping[str, Any]]:

@@ -35,7 +35,8 @@ def test_a_figure_is_read_against_its_floor(found, expected):
         (figure(-0.01234, 0.5), {"value": "\N{MINUS SIGN}0.012", "floor": "0.500"}),
         (figure(0.5, 0.00001), {"value": "0.500", "floor": "1e\N{MINUS SIGN}05"}),
         (figure(1234.5, 20.0), {"value": "1,234", "floor": "20"}),
-        (figure(0, 0), {"value": "0", "floor": "0"}),
+        (figure(0.0, 0.001), {"value": "0", "floor": "0.00100"}),
+        (figure(1.0, 0.5), {"value": "1.000", "floor": "0.500"}),
         (figure(3, 0, (1, 4)), {"value": "3", "floor": "0", "interval": "1 to 4"}),
     ],
 )

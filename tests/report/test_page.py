@@ -196,6 +196,7 @@ def test_the_summary_follows_the_figures(folder, page, tmp_path):
         in page.text
     )
     assert "3.0 times as far (the intervals don't overlap)" in page.text
+    assert "By kid (title) in judge grey features, TUM exceeds its floor most: 0.050, where other" in page.text
     assert "NORM and TUM are unlike real images, beyond the intervals, in the most figures, 3 each." in page.text
     assert (
         "No image is flagged as a copy of a training image; of real images that were never trained on 5 %" in page.text
@@ -208,10 +209,12 @@ def test_the_summary_follows_the_figures(folder, page, tmp_path):
     write_json(tmp_path / "evaluate" / "evaluation.json", content)
     other, _ = render(tmp_path / "report.html", tmp_path / "evaluate")
     assert "without colour is TUM: the grey judge sees the asked class in 20 %" in other.text
-    assert "1.0 times as far (the intervals overlap)" in other.text
+    assert (
+        "1.00; that of real images (of the part unused) is 1.01, which is farther (the intervals overlap)" in other.text
+    )
     assert "3 of the images are training images pixel for pixel." in other.text
     assert "25 % of the images are flagged as copies" in other.text
-    assert "so often the rule errs (the intervals don't overlap). Look at the pairs" in other.text
+    assert "1.0 % are (the intervals don't overlap). Look at the pairs" in other.text
 
 
 def test_the_closest_pairs_come_first(page):
