@@ -108,8 +108,8 @@ class Comparison:
         if len(self.floor):
             self.reference = reference
             self.notes.append(
-                "the floor is of other images than the reference, and of other slides where the parts are: a figure better "
-                "than the floor is not better than real images are. --floor halves shows the reference against itself"
+                "the floor is of other images than the reference, and of other slides where the parts are: a figure "
+                "better than the floor is not better than real images are. --floor halves shows the reference against itself"
             )
         else:
             if self.parts["floor"] != HALVES:
