@@ -109,7 +109,8 @@ class Comparison:
             self.reference = reference
             self.notes.append(
                 "the floor is of other images than the reference, and of other slides where the parts are: a figure "
-                "better than the floor is not better than real images are. --floor halves shows the reference against itself"
+                "better than the floor is not better than real images are. --floor halves shows the reference against "
+                "itself"
             )
         else:
             if self.parts["floor"] != HALVES:
