@@ -214,7 +214,7 @@ def test_the_summary_follows_the_figures(folder, page, tmp_path):
     )
     assert "3 of the images are training images pixel for pixel." in other.text
     assert "25 % of the images are flagged as copies" in other.text
-    assert "1.0 % are (the intervals don't overlap). Look at the pairs" in other.text
+    assert "never trained on 1 % are (the intervals don't overlap). Look at the pairs" in other.text
 
 
 def test_the_closest_pairs_come_first(page):
