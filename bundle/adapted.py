@@ -8,14 +8,15 @@ from typing import Any
 
 import torch
 
-from bundle.artefacts import build_from_definition, load_artefact, load_weights, read_artefact, require_same
+from bundle.artefacts import build_from_definition, load_weights, read_artefact, require_same
 from bundle.diffusion.schedule import NoiseSchedule
-from bundle.engines.classifier import load_classifier
+from bundle.packed import WEIGHTS, is_packed, read_packed
 from bundle.pool import content_hash
 
 logger = logging.getLogger(__name__)
 
 DECODERS = ("adapted", "pretrained")
+TRAINING_ONLY = {"weights", "raw_weights", "identity"}  # of an artefact, what its network is not rebuilt from
 
 
 class AdaptedModels(torch.nn.Module):
@@ -24,8 +25,8 @@ class AdaptedModels(torch.nn.Module):
     Nothing is read before :meth:`prepare`, which whatever needs the networks calls by itself.
 
     Args:
-        adapted_dir: output folder of an adaptation; needs autoencoder.pt, decoder.pt, diffusion.pt and
-            latent_classifier.pt.
+        adapted_dir: output folder of an adaptation, with autoencoder.pt, decoder.pt, diffusion.pt and
+            latent_classifier.pt; or a folder of `bundle.packed.save_packed`, with model.pt and definition.json.
         device: where the networks will be; `to()` changes it before and after.
         decoder: "adapted", or "pretrained" for the decoder as it was before Eq. 5 of arXiv 2308.04020.
         compile: whether diffusion model and classifier, with its gradient, go through torch.compile.
@@ -39,6 +40,7 @@ class AdaptedModels(torch.nn.Module):
         temperature: what the adaptation fitted, for dividing the classifier's logits by.
         maximum_timestep: the classifier knows noise levels below it.
         fingerprint: SHA-256 over all that decides what the networks compute.
+        facts: what each artefact says besides its weights, by kind.
 
     Raises:
         ValueError: an unknown decoder.
@@ -78,17 +80,21 @@ class AdaptedModels(torch.nn.Module):
         """
         if self.classes:
             return self
-        files = {kind: str(self._file(kind)) for kind in self._kinds()}
-        facts = read_artefact(files["autoencoder"], "autoencoder")
-        diffusion, process = load_artefact(files["diffusion"], "diffusion")
-        classifier, known = load_classifier(files["latent_classifier"], "latent_classifier")
-        others = {"diffusion": process, "latent_classifier": known}
-        if self.decoder == "adapted":
-            others["decoder"] = read_artefact(files["decoder"], "decoder")
-        self._require_match(files, facts, others)
-        autoencoder = build_from_definition(facts["definition"])
-        decoder = others.get("decoder", {"weights": {}, "fingerprint": None})
-        load_weights(autoencoder, {**facts["weights"], **decoder["weights"]}, list(files.values())[-1])
+        packed = is_packed(self.adapted_dir)
+        parts = (
+            self._read_packed() if packed else {kind: read_artefact(self._file(kind), kind) for kind in self._kinds()}
+        )
+        files = {kind: str(self.adapted_dir / (WEIGHTS if packed else f"{kind}.pt")) for kind in self._kinds()}
+        facts, process, known = (parts[kind] for kind in ("autoencoder", "diffusion", "latent_classifier"))
+        self._require_match(files, facts, {kind: part for kind, part in parts.items() if kind != "autoencoder"})
+        decoder = parts.get("decoder", {"weights": {}, "fingerprint": None})
+        facts["weights"] |= decoder["weights"]
+        autoencoder, diffusion, classifier = (
+            build_from_definition(part["definition"]) for part in (facts, process, known)
+        )
+        load_weights(autoencoder, facts["weights"], list(files.values())[-1])
+        load_weights(diffusion, process["weights"], files["diffusion"])
+        load_weights(classifier, known["weights"], files["latent_classifier"])
         self.autoencoder, self.diffusion, self.classifier = (
             network.to(self.device, memory_format=torch.channels_last).requires_grad_(False).eval()
             for network in (autoencoder, diffusion, classifier)
@@ -110,12 +116,26 @@ class AdaptedModels(torch.nn.Module):
                 "classes": known["classes"],
             }
         )
+        self.facts = {
+            kind: {name: fact for name, fact in part.items() if name not in TRAINING_ONLY}
+            for kind, part in parts.items()
+        }
         self.classes = known["classes"]
         logger.info(
             f"models of {self.adapted_dir} on {self.device}: {self.patch_size} px, {self.decoder} decoder, classes "
             f"{', '.join(self.classes)}"
         )
         return self
+
+    def state_dict(self, *arguments: Any, **options: Any) -> dict[str, Any]:
+        """All weights, of `autoencoder.*`, `diffusion.*` and `classifier.*`; they are read here where nobody has."""
+        self.prepare()
+        return super().state_dict(*arguments, **options)
+
+    def load_state_dict(self, state_dict: dict[str, Any], *arguments: Any, **options: Any) -> Any:
+        """Other weights of the same networks, such as those of `model.pt`."""
+        self.prepare()
+        return super().load_state_dict(state_dict, *arguments, **options)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Images [B, 3, S, S] in [-1, 1] through encoder (posterior mean) and decoder, clipped to [-1, 1]."""
@@ -144,6 +164,16 @@ class AdaptedModels(torch.nn.Module):
             for fact in filter(other.__contains__, ours):
                 what, left = f"the {fact.replace('_', ' ')}", files[origin.get(fact, "autoencoder")]
                 require_same(what, left, ours[fact], files[kind], other[fact])
+
+    def _read_packed(self) -> dict[str, dict[str, Any]]:
+        parts = read_packed(self.adapted_dir)
+        if ("decoder" in parts) != (self.decoder == "adapted"):
+            held = "adapted" if "decoder" in parts else "pretrained"
+            raise ValueError(
+                f"--decoder is {self.decoder!r}, but {self.adapted_dir / WEIGHTS} holds the one called {held!r}: ask "
+                "for that, or name the folder of an adaptation with --adapted_dir"
+            )
+        return parts
 
     def _kinds(self) -> list[str]:
         return ["autoencoder", "diffusion", "latent_classifier", *(["decoder"] if self.decoder == "adapted" else [])]

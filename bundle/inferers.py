@@ -98,20 +98,9 @@ class GuidedLatentInferer(Inferer):
         Raises:
             ValueError: more steps than the schedule has, or an interval beyond what the classifier knows.
         """
-        settings = self.settings(network)
         seeds = torch.as_tensor(inputs).tolist()
-        labels = torch.as_tensor(labels).to(network.device)
-        scale = self.guidance_scale if guidance_scale is None else guidance_scale.to(network.device)
         ratios: list[tuple[int, torch.Tensor]] = []
-        guidance = ClassifierGuidance(
-            network.classifier,
-            labels,
-            scale,
-            settings["guidance_interval"],
-            settings["guidance_maximum_norm"],
-            settings["guidance_temperature"],
-            ratios,
-        )
+        guidance = self.guidance(network, torch.as_tensor(labels), guidance_scale, ratios)
         images = sample_images(
             network.diffusion,
             network.autoencoder,
@@ -131,6 +120,37 @@ class GuidedLatentInferer(Inferer):
         if ratios:
             self.ratios += torch.stack([ratio for _, ratio in ratios]).quantile(0.5, dim=0).tolist()
         return images
+
+    def guidance(
+        self,
+        network: AdaptedModels,
+        labels: torch.Tensor,
+        guidance_scale: torch.Tensor | None = None,
+        ratios: list[tuple[int, torch.Tensor]] | None = None,
+        kind: type[ClassifierGuidance] = ClassifierGuidance,
+    ) -> ClassifierGuidance:
+        """The guidance of one batch, by this inferer's settings.
+
+        Args:
+            network: the adapted models; they are prepared here where nobody has.
+            labels: the class of each image, int64 [B].
+            guidance_scale: g of each image, [B]; None for the inferer's own.
+            ratios: see `ClassifierGuidance`.
+            kind: the class of the result.
+
+        Raises:
+            ValueError: more steps than the schedule has, or an interval beyond what the classifier knows.
+        """
+        settings = self.settings(network)
+        return kind(
+            network.classifier,
+            labels.to(network.device),
+            self.guidance_scale if guidance_scale is None else guidance_scale.to(network.device),
+            settings["guidance_interval"],
+            settings["guidance_maximum_norm"],
+            settings["guidance_temperature"],
+            ratios,
+        )
 
     def settings(self, network: AdaptedModels) -> dict[str, Any]:
         """All settings that decide the pixels, as plain data, with what the models decide filled in.

@@ -107,10 +107,25 @@ class ClassifierGuidance:
             raise RuntimeError("guidance needs a gradient and torch.inference_mode forbids it; use torch.no_grad")
         if len(latents) != len(self.labels):
             raise ValueError(f"{len(latents)} images but {len(self.labels)} labels")
-        with torch.enable_grad(), torch.autocast(latents.device.type, enabled=False):
-            noisy = latents.detach().to(torch.promote_types(latents.dtype, torch.float32)).requires_grad_()
-            timesteps = torch.full((len(noisy),), t, dtype=torch.int64, device=noisy.device)
-            logits = self.classifier(noisy, timesteps)
+        with torch.autocast(latents.device.type, enabled=False):
+            latents = latents.to(torch.promote_types(latents.dtype, torch.float32))
+            return self.gradient(latents, torch.full((len(latents),), t, dtype=torch.int64, device=latents.device))
+
+    def gradient(self, latents: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """The gradient at z_t, both fp32 [B, ...], for t int64 [B]."""
+        return self.differentiate(self.classifier, latents, timesteps, self.labels)
+
+    def differentiate(
+        self,
+        classifier: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+        latents: torch.Tensor,
+        timesteps: torch.Tensor,
+        labels: torch.Tensor,
+    ) -> torch.Tensor:
+        """:meth:`gradient` as a function of all that it is computed from."""
+        with torch.enable_grad():
+            noisy = latents.detach().requires_grad_()
+            logits = classifier(noisy, timesteps)
             if not 0 <= self.lowest_label <= self.highest_label < logits.shape[1]:
                 raise ValueError(
                     f"labels lie between {self.lowest_label} and {self.highest_label}, but the classifier has "
@@ -118,5 +133,5 @@ class ClassifierGuidance:
                 )
             log_probabilities = (logits / self.temperature).log_softmax(dim=1)
             # Images don't see each other, so the gradient of the sum holds each image's own.
-            chosen = log_probabilities.gather(1, self.labels[:, None]).sum()
+            chosen = log_probabilities.gather(1, labels[:, None]).sum()
             return torch.autograd.grad(chosen, noisy)[0]

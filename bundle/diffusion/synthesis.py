@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from bundle.diffusion.samplers import SAMPLERS, Callback, Guidance, start_latents
+from bundle.diffusion.samplers import SAMPLERS, Callback, DrawNoise, Guidance, start_latents
 from bundle.diffusion.schedule import NoiseSchedule
 from bundle.randomness import ImageNoise
 
@@ -55,31 +55,78 @@ def sample_images(
     Raises:
         ValueError: an unknown sampler or spacing, or an impossible number of steps.
     """
-    if sampler not in SAMPLERS:
-        raise ValueError(f"sampler is {sampler!r}; it must be one of {tuple(SAMPLERS)}")
-    options = {"eta": eta} if sampler == "ddim" else {}
     device = next(network.parameters()).device
     side = patch_size // 2 ** (len(autoencoder.definition["channels"]) - 1)
-    mean = latent["scale"] * torch.tensor(latent["mean"], device=device)
     images = []
     for start in range(0, len(seeds), batch_size):
         batch = slice(start, min(start + batch_size, len(seeds)))
         noise = ImageNoise(seeds[batch], device)
-        latents = start_latents(noise((len(noise), len(mean), side, side)), schedule, mean)
-        guidance = None if guidance_for is None else guidance_for(batch)
-        if callback is not None:
-            callback(0, latents)
-        with autocast():
-            latents = SAMPLERS[sampler](
-                network,
-                latents,
-                schedule,
-                steps,
-                spacing,
-                guidance=guidance,
-                draw_noise=noise,
-                callback=callback,
-                **options,
-            )
-        images.append(autoencoder.decode(latents / latent["scale"]).clamp(-1, 1).cpu())
+        made = sample_from_noise(
+            network,
+            autoencoder,
+            schedule,
+            latent,
+            noise((len(noise), len(latent["mean"]), side, side)),
+            steps=steps,
+            eta=eta,
+            autocast=autocast,
+            sampler=sampler,
+            spacing=spacing,
+            guidance=None if guidance_for is None else guidance_for(batch),
+            draw_noise=noise,
+            callback=callback,
+        )
+        images.append(made.cpu())
     return torch.cat(images)
+
+
+@torch.no_grad()
+def sample_from_noise(
+    network: torch.nn.Module,
+    autoencoder: torch.nn.Module,
+    schedule: NoiseSchedule,
+    latent: dict,
+    noise: torch.Tensor,
+    steps: int = 50,
+    eta: float = 1.0,
+    autocast: Callable[[], AbstractContextManager] = nullcontext,
+    sampler: str = "ddim",
+    spacing: str = "trailing",
+    guidance: Guidance | None = None,
+    draw_noise: DrawNoise | None = None,
+    callback: Callback | None = None,
+) -> torch.Tensor:
+    """Images of one batch of noise: start, sampler, decoder.
+
+    Args:
+        noise: standard normal [B, C, h, w], what z_T is made of.
+        guidance: of these images, or None.
+        draw_noise: see `sample_ddim`; the deterministic samplers need none.
+        callback: called with (number of steps done, z) before the first step and after each step.
+        others: as of :func:`sample_images`.
+
+    Returns:
+        fp32 [B, 3, S, S] in [-1, 1], on the device of the noise.
+
+    Raises:
+        ValueError: an unknown sampler or spacing, or an impossible number of steps.
+    """
+    if sampler not in SAMPLERS:
+        raise ValueError(f"sampler is {sampler!r}; it must be one of {tuple(SAMPLERS)}")
+    options = {"eta": eta} if sampler == "ddim" else {}
+    latents = start_latents(noise, schedule, latent["scale"] * torch.tensor(latent["mean"], device=noise.device))
+    if callback is not None:
+        callback(0, latents)
+    with autocast():
+        latents = SAMPLERS[sampler](
+            network,
+            latents,
+            schedule,
+            steps,
+            spacing,
+            guidance=guidance,
+            draw_noise=draw_noise,
+            callback=callback,
+            **options,
+        )
+    return autoencoder.decode(latents / latent["scale"]).clamp(-1, 1)
