@@ -142,9 +142,10 @@ def main() -> None:
 
     equal = GuidedLatentInferer(given.guidance_scale, "ddim", given.reference_steps, "trailing", 1.0)
     few = GuidedLatentInferer(given.guidance_scale, given.sampler, given.steps, given.spacing, 1.0, given.interval)
-    extent = ("adapted_dir", "dataset_dir", "test_dir", "output_dir", "num_images", "equal_images")
-    identity = {name: str(value) for name, value in vars(given).items() if name not in extent}
-    identity["models"] = models.fingerprint
+    shared = {name: str(getattr(given, name)) for name in ("guidance_scale", "batch_size", "device")}
+    shared["models"] = models.fingerprint
+    slow = {**shared, "reference_steps": str(given.reference_steps)}
+    quick = {**shared, **{name: str(getattr(given, name)) for name in ("sampler", "spacing", "steps", "interval")}}
     ways = {
         "few steps": lambda seeds, labels: few(seeds, models, labels),
         "equal steps": lambda seeds, labels: equal(seeds, models, labels),
@@ -156,6 +157,7 @@ def main() -> None:
     for name, make in ways.items():
         count = min(given.equal_images, given.num_images) if name == "equal steps" else given.num_images
         batches = list(zip(seeds[:count].split(given.batch_size), labels[:count].split(given.batch_size)))
+        identity = quick if name == "few steps" else slow
         made[name] = run_way(name, make, batches, judge, given.output_dir / f"{name.replace(' ', '_')}.pt", identity)
     rows = {name: figures(way, target) for name, way in made.items()}
     for row in rows.values():
@@ -172,7 +174,7 @@ def main() -> None:
     rows["few steps"]["frechet_ratio_interval"] = [round(bound, 4) for bound in interval]
     for name, row in rows.items():
         print(f"{name}: {row}")
-    write_json(given.output_dir / "bench.json", {"real_tiles": len(real), "settings": identity, "ways": rows})
+    write_json(given.output_dir / "bench.json", {"real_tiles": len(real), "settings": {**slow, **quick}, "ways": rows})
 
 
 def figures(way: dict[str, Any], target: torch.Tensor) -> dict[str, Any]:
