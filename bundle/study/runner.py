@@ -14,6 +14,7 @@ from bundle.data.split import fingerprint_split, read_split
 from bundle.files import write_json
 from bundle.run_folder import RunFolder
 from bundle.selection.table import read_selection
+from bundle.study.finished import finished_rows, finished_runs
 from bundle.study.pools import MADE_WITH, StudyPools
 from bundle.study.rows import COLOUR, Row
 from bundle.study.table import write_tables
@@ -43,9 +44,11 @@ class Study:
             threads. It changes rounding at most.
         labels: how many it then draws, "labels_per_class" or "label_fraction" of configs/adapt.json; without a number
             as that config does.
+        classifiers: folders of finished trainings by name, rows of their own; see `bundle.study.finished`.
 
     Raises:
-        ValueError: an unknown variant, or a number of labels where none are drawn.
+        ValueError: an unknown variant, a number of labels where none are drawn, or finished trainings where each seed
+            draws its own.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class Study:
         vary_split: bool = False,
         labels: Mapping[str, Any] | None = None,
         parallel_runs: int = 1,
+        classifiers: Mapping[str, str | Sequence[str]] | None = None,
     ) -> None:
         self.variants = [name.strip() for name in variants.split(",")] if isinstance(variants, str) else list(variants)
         unknown = [name for name in self.variants if name not in VARIANTS]
@@ -76,8 +80,12 @@ class Study:
                 f"--{name} {value} says how many labels each seed draws, and the labels used are those of "
                 f"{adapted_dir}/split.csv: leave it out, or give --vary_split True"
             )
+        if classifiers and vary_split:
+            raise ValueError("--classifiers were trained on one labelled split: leave out --vary_split True")
         self.folder = folder
         self.rows = list(rows)
+        self.classifiers = dict(classifiers or {})
+        self.finished_rows = finished_rows(self.classifiers)
         self.seeds = [seed + number for number in range(seeds)]
         self.adapted_dir = Path(adapted_dir).expanduser()
         self.data = dict(data)
@@ -99,6 +107,7 @@ class Study:
         self.folder.open()
         try:
             self.folder.save_config()
+            self.read_finished()
             runs = self.planned()
             for run in runs:
                 self.require_same(run)
@@ -275,4 +284,12 @@ class Study:
     def write(self) -> None:
         """The table of what there is so far."""
         runs = [{**run, "facts": self.recorded(run)} for run in self.planned()]
-        write_tables(self.folder, self.rows, self.variants, runs, self.vary_split)
+        rows = [*self.rows, *self.finished_rows]
+        write_tables(self.folder, rows, self.variants, [*runs, *self.read_finished()], self.vary_split)
+
+    def read_finished(self) -> list[dict[str, Any]]:
+        """The runs that were trained elsewhere."""
+        if not self.classifiers:
+            return []
+        variants = {VARIANTS[name]: name for name in self.variants}
+        return finished_runs(self.classifiers, variants, self.adapted_dir / "split.csv")

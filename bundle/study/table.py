@@ -109,6 +109,8 @@ def table(rows: Sequence[Row], runs: Sequence[dict[str, Any]], vary_split: bool 
     lines = []
     for row in rows:
         own = of_row[row.name]
+        if not own:  # trained elsewhere, with images of the other variant
+            continue
         done = [run for run in own if is_done(run)]
         failed = [run["facts"]["status"] for run in own if run["facts"]["status"].startswith("failed")]
         if not done:

@@ -177,6 +177,7 @@ CHANGED = {
     "precision": "bf16",
     "rows": "real",
     "pools": {"gan": "runs/gan"},
+    "classifiers": {"gan": "runs/gan"},
     "variants": "normalised",
     "seeds": 2,
     "seed": 5,
