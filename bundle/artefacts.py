@@ -18,6 +18,7 @@ from monai.networks import nets
 from bundle.files import write_atomically
 from bundle.networks import classifiers, feature_classifier
 from bundle.randomness import mix_seed
+from bundle.sums import check_sum
 
 FORMAT = "histodiffusion/1"
 # Of monai.networks.nets; others can be made to download files by their arguments, and a definition is read from a file.
@@ -95,11 +96,12 @@ def read_artefact(path: str | Path, kind: str) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: no such file; the message names the stage that makes it.
-        ValueError: not an artefact, or one of another kind.
+        ValueError: not an artefact, one of another kind, or not the file that the `SHA256SUMS` beside it records.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: it holds the {kind}, which the stage that trains it writes")
+    check_sum(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:

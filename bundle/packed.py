@@ -15,6 +15,7 @@ import torch
 
 from bundle.artefacts import fingerprint
 from bundle.files import write_atomically, write_json
+from bundle.sums import check_sum
 
 if TYPE_CHECKING:
     from bundle.adapted import AdaptedModels
@@ -44,7 +45,12 @@ def save_packed(models: AdaptedModels, folder: str | Path, half: bool = False) -
     if half:
         state = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     folder = Path(folder)
-    write_atomically(folder / WEIGHTS, lambda temporary: torch.save(state, temporary))
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "wb") as file:  # given a path, torch.save writes its name into the file
+            torch.save(state, file)
+
+    write_atomically(folder / WEIGHTS, write)
     write_json(folder / DEFINITION, {"format": FORMAT, "weights": fingerprint(state), "networks": models.facts})
 
 
@@ -70,6 +76,7 @@ def read_packed(folder: Path) -> dict[str, dict[str, Any]]:
         raise ValueError(f"{described} can't be read as what {WEIGHTS} holds: {error!r}. {UNPACK}") from error
     if found != FORMAT:
         raise ValueError(f"{described} has the format {found!r}, expected {FORMAT!r}: {UNPACK}")
+    check_sum(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:

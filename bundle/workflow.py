@@ -14,7 +14,13 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
+import monai
+import torch
 from monai.bundle import ConfigParser
+from monai.utils import version_geq
+
+# As in requirements.txt. torch before 2.10 could be made to run code by a weights file (CVE-2026-24747).
+OLDEST = {"monai": "1.6.1", "torch": "2.10"}
 
 # Ids that MONAI reads by name or adds by itself, so that no `@id` needs to point at them.
 READ_BY_MONAI = {"imports", "initialize", "run", "finalize", "_meta_", "save_execute_config"}
@@ -51,10 +57,12 @@ def check_settings(bundle_root: str, unreferenced: Iterable[str] = ()) -> None:
         unreferenced: ids that nothing needs to refer to: what a user may run, what an overlay may make idle.
 
     Raises:
+        RuntimeError: MONAI or torch is too old.
         ValueError: names each such setting and the one it may be meant for; or a setting that is the text "true" or
             "false", as the command line makes of these, where Python's True or False is meant.
     """
     explain_errors_of_the_command_line()
+    check_versions()
     parser = running_parser()
     if parser is None:
         return
@@ -84,6 +92,21 @@ def check_settings(bundle_root: str, unreferenced: Iterable[str] = ()) -> None:
     raise ValueError(
         f"nothing reads the setting {', '.join(hints)}. The settings of this config are: {', '.join(settings)}"
     )
+
+
+def check_versions() -> None:
+    """Refuses a MONAI or torch older than this bundle needs.
+
+    Raises:
+        RuntimeError: names the version that is there, the one that is needed, and the command that installs it.
+    """
+    for module in (monai, torch):
+        name, found = module.__name__, str(module.__version__)
+        if not version_geq(found, OLDEST[name]):
+            raise RuntimeError(
+                f"{name} {found} is older than the {OLDEST[name]} that this bundle needs: "
+                f"python -m pip install '{name}>={OLDEST[name]}'"
+            )
 
 
 def check_sizes(

@@ -69,6 +69,11 @@ def list_members(path: Path) -> list[str]:
     ]
 
 
+def leads_outside(member: str) -> bool:
+    """Whether a zip member is named so that it would be unpacked outside its folder, on any system."""
+    return member.startswith("/") or "\\" in member or ":" in member.split("/")[0] or ".." in member.split("/")
+
+
 def read_member(path: Path, member: str) -> np.ndarray | bytes:
     """One image: an array [H, W] or [H, W, 1 or 3] of a stack as it is stored, or the bytes of a zip member.
 
@@ -129,7 +134,7 @@ def _is_visible_image(name: str) -> bool:
 
 
 def _read_zip_member(path: Path, member: str) -> bytes:
-    if member.startswith("/") or "\\" in member or ":" in member.split("/")[0] or ".." in member.split("/"):
+    if leads_outside(member):
         raise ValueError("its path leads outside the zip (absolute, with '..', a drive or a backslash); rename it")
     archive = _opened(path, "", lambda: zipfile.ZipFile(path))
     information = archive.getinfo(member)

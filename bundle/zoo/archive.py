@@ -1,0 +1,107 @@
+"""Zip files of bundles: the same bytes from the same files; unpacked only where every path stays in its folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from bundle.data.archives import leads_outside
+from bundle.files import write_atomically
+from bundle.sums import SUMS, check_sum, file_sha256, read_sums
+
+EARLIEST = (1980, 1, 1, 0, 0, 0)  # of the zip format; a real time would differ with each packaging
+MODE = stat.S_IFREG | 0o644
+UNIX = 3
+AGAIN = "get the zip again from where it was published"
+
+
+def write_zip(folder: Path, path: Path) -> Path:
+    """Writes all files of `folder`, under its name, in the order of their names, without times and modes of their own.
+
+    Returns:
+        `path`.
+    """
+
+    def write(temporary: Path) -> None:
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
+            for file in sorted_files(folder):
+                information = zipfile.ZipInfo((folder.name / file.relative_to(folder)).as_posix(), EARLIEST)
+                weights = file.suffix == ".pt"  # don't get smaller
+                information.compress_type = zipfile.ZIP_STORED if weights else zipfile.ZIP_DEFLATED
+                information.create_system = UNIX
+                information.external_attr = MODE << 16
+                with archive.open(information, "w", force_zip64=False) as target, open(file, "rb") as source:
+                    shutil.copyfileobj(source, target)
+
+    return write_atomically(path, write)
+
+
+def sorted_files(folder: Path) -> Iterator[Path]:
+    """All files below a folder, by their POSIX paths, so that the order does not depend on the system."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return iter(sorted(files, key=lambda path: path.relative_to(folder).as_posix()))
+
+
+def unpack(path: Path, target: Path, sha256: str | None = None) -> Path:
+    """Unpacks the zip of a bundle into a new folder in `target` and checks its weights; on any failure nothing is left.
+
+    Args:
+        path: a zip with one folder in it.
+        target: where that folder will be; made where it is missing.
+        sha256: of the zip, as its publisher gives it; not checked where None.
+
+    Returns:
+        the bundle's folder.
+
+    Raises:
+        FileNotFoundError: no such zip.
+        FileExistsError: the folder is there already.
+        ValueError: another SHA-256, a path that leaves the folder, a link, not one folder, a damaged file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: name the zip of the bundle")
+    if sha256 is not None and (found := file_sha256(path)) != sha256.lower():
+        raise ValueError(f"{path} has the SHA-256 {found}, not the {sha256} that --sha256 gives: {AGAIN}")
+    try:
+        archive = zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{path} is not a whole zip ({error}): {AGAIN}") from error
+    with archive:
+        members = [member for member in archive.infolist() if not member.is_dir()]
+        for member in members:
+            _require_harmless(path, member)
+        roots = sorted({member.filename.split("/")[0] for member in members})
+        if len(roots) != 1 or any("/" not in member.filename for member in members):
+            raise ValueError(f"{path} does not hold one folder but {', '.join(roots) or 'nothing'}: {AGAIN}")
+        folder = target / roots[0]
+        if folder.exists():
+            raise FileExistsError(f"{folder} is there already: remove it, or unpack into another folder")
+        target.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".unpack.", dir=target) as temporary:
+            try:
+                archive.extractall(temporary, members)
+            except (zipfile.BadZipFile, EOFError, OSError) as error:
+                raise ValueError(f"{path} can't be unpacked ({error}): free some space, or {AGAIN}") from error
+            unpacked = Path(temporary) / roots[0]
+            for sums in sorted(unpacked.rglob(SUMS)):
+                for name in read_sums(sums):
+                    if (sums.parent / name).is_file():  # one that is missing is a large file, kept elsewhere
+                        check_sum(sums.parent / name)
+            os.replace(unpacked, folder)
+    return folder
+
+
+def _require_harmless(path: Path, member: zipfile.ZipInfo) -> None:
+    name = member.filename
+    if leads_outside(name):
+        raise ValueError(
+            f"{path} holds {name!r}, a path that leaves the folder it is unpacked into. Nothing was unpacked: {AGAIN}"
+        )
+    mode = member.external_attr >> 16
+    if mode and not stat.S_ISREG(mode) and stat.S_IFMT(mode):
+        raise ValueError(f"{path} holds {name!r}, a link or device rather than a file. Nothing was unpacked: {AGAIN}")

@@ -1,0 +1,83 @@
+"""docs/README.md in the Zoo's form and docs/model_card.md, filled with facts of the weights and their measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from bundle.adapted import AdaptedModels
+from bundle.zoo.measured import Table, evaluation_tables, tables, training_rows
+
+PAGES = ("README.md", "model_card.md")
+TITLES = {"pretrain": "pre-training", "adapt": "adaptation", "diffusion": "adaptation of the diffusion model"}
+
+
+def facts_of_pages(
+    metadata: Mapping[str, Any],
+    models: AdaptedModels,
+    weights_sha256: str,
+    metrics: Mapping[str, Mapping],
+    origins: Mapping[str, Mapping],
+    evaluation: Mapping[str, Any] | None,
+    licence: str,
+) -> dict[str, Any]:
+    """What the templates take.
+
+    Args:
+        metadata: of the packaged bundle.
+        models: the packaged networks.
+        weights_sha256: of model.pt.
+        metrics, evaluation: see `bundle.zoo.measured.eval_metrics`.
+        origins: content of `origin.json` by the same names as of `metrics`: the command that trained, the commit.
+        licence: text of the data's licence.
+    """
+    networks = {"autoencoder": models.autoencoder, "diffusion model": models.diffusion, "classifier": models.classifier}
+    labelled = metrics.get("adapt", {}).get("labelled", {})
+    built_in = labelled.get("built_in_patches") or metrics.get("pretrain", {}).get("autoencoder", {}).get(
+        "built_in_patches"
+    )
+    return {
+        "metadata": metadata,
+        "patch_size": models.patch_size,
+        "latents": metadata["network_data_format"]["inputs"]["image"],
+        "classes": models.classes,
+        "decoder": models.decoder,
+        "timesteps": models.schedule.timesteps,
+        "parameters": {name: sum(map(lambda one: one.numel(), part.parameters())) for name, part in networks.items()},
+        "weights_sha256": weights_sha256,
+        "fingerprint": models.fingerprint,
+        "built_in": bool(built_in),
+        "pretraining": metrics.get("pretrain", {}).get("autoencoder", {}),
+        "labelled": labelled.get("patches", {}),
+        "origins": {TITLES[name]: origin for name, origin in origins.items()},
+        "training": [(TITLES[origin], *row) for origin, *row in training_rows(metrics)],
+        "measured": tables(metrics),
+        "evaluated": evaluation_tables(evaluation) if evaluation else [],
+        "evaluation": evaluation,
+        "licence": licence.strip(),
+    }
+
+
+def write_pages(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Writes `PAGES` into a folder."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=False,  # Markdown, of facts of our own files
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["markdown"] = markdown
+    for page in PAGES:
+        text = environment.get_template(f"{page}.j2").render(facts)
+        (folder / page).write_text(text, encoding="utf-8", newline="\n")
+
+
+def markdown(table: Table) -> str:
+    """A table in Markdown."""
+    lines = [table.columns, ("---",) * len(table.columns), *table.rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
