@@ -82,7 +82,7 @@ def all_rows(pools: Iterable[str] = ()) -> list[Row]:
         selective(ADAPTED_DIFFUSION, "with an adapted diffusion model", 300, stain=True),
     ]
     for name in pools:
-        rows += [selective(name, name, ratio) for ratio in (100, 300)]
+        rows += [selective(name, name, ratio, selection=kind) for kind in ("random", "selective") for ratio in RATIOS]
         rows.append(selective(name, name, COMPARED_RATIO, stain=True))
     return rows
 

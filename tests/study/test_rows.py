@@ -21,6 +21,14 @@ def test_the_papers_rows_are_there():
     assert steps["real"] == 0.25 and steps["guided_selective_300"] == 1  # as many epochs of a fourth of the images
 
 
+def test_another_pool_has_each_ratio_chosen_and_at_random():
+    rows = [row for row in all_rows(["gan"]) if row.pool == "gan"]
+    plain = {(row.selection, row.ratio): row for row in rows if not row.stain}
+    assert set(plain) == {(kind, ratio) for kind in ("random", "selective") for ratio in (50, 100, 200, 300)}
+    assert all(plain["selective", ratio].control == plain["random", ratio].name for ratio in (50, 100, 200, 300))
+    assert [row.name for row in rows if row.stain] == ["gan_selective_100_strong_stain"]
+
+
 def test_chosen_rows_bring_their_baselines():
     assert [row.name for row in choose_rows("guided_selective_100_strong_stain")] == [
         "strong_stain",

@@ -21,6 +21,11 @@ def normalise(features: torch.Tensor) -> torch.Tensor:
     return features * (features.square().mean(1, keepdim=True) + EPSILON).rsqrt()
 
 
+def at_least_fp32(features: torch.Tensor) -> torch.Tensor:
+    """The same in fp32, where autocast has made less of it."""
+    return features.to(torch.promote_types(features.dtype, torch.float32))
+
+
 class EqualLinear(nn.Module):
     """Linear layer with an equalised learning rate (Karras et al., arXiv 1710.10196, section 4.1).
 
@@ -120,7 +125,7 @@ class ModulatedConv(nn.Module):
     def forward(self, features: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
         """[B, inputs, S, S] and w [B, style_channels] -> [B, outputs, S, S], or of 2 S."""
         weight = self.weight * self.scale
-        style = self.affine(style).float()
+        style = at_least_fp32(self.affine(style))
         features = features * style[:, :, None, None].to(features.dtype)
         if self.blur is None:
             features = conv2d(features, weight, padding=weight.shape[-1] // 2)
@@ -157,7 +162,7 @@ class MinibatchDeviation(nn.Module):
         group = min(self.group, count)
         if count % group:
             raise ValueError(f"a batch of {count} images can't be divided into groups of {group}")
-        groups = features.float().unflatten(0, (group, count // group))
+        groups = at_least_fp32(features).unflatten(0, (group, count // group))
         deviation = (groups.var(0, unbiased=False) + EPSILON).sqrt().mean((1, 2, 3))
         channel = deviation.repeat(group)[:, None, None, None].expand(count, 1, height, width)
         return torch.cat([features, channel.to(features.dtype)], dim=1)

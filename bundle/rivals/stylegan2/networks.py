@@ -22,6 +22,7 @@ from bundle.rivals.stylegan2.layers import (
     MinibatchDeviation,
     ModulatedConv,
     activate,
+    at_least_fp32,
     normalise,
 )
 
@@ -68,7 +69,7 @@ class ColourOutput(nn.Module):
         self.bias = nn.Parameter(torch.zeros(3))
 
     def forward(self, features: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
-        return self.conv(features, style).float() + self.bias[:, None, None]
+        return at_least_fp32(self.conv(features, style)) + self.bias[:, None, None]
 
 
 class StyleGAN2Generator(nn.Module):
@@ -186,7 +187,7 @@ class StyleGAN2Generator(nn.Module):
             truncation: psi; styles are `mean + psi (w - mean)`, with the mean of the class.
         """
         styles = self.mapping(noise((len(noise), self.latent_channels)), labels)
-        styles = self.mean_styles[labels].lerp(styles.float(), truncation)
+        styles = self.mean_styles[labels].lerp(at_least_fp32(styles), truncation)
         return self.synthesis(styles[:, None].expand(-1, self.layers, -1), noise)
 
     @torch.no_grad()
@@ -245,12 +246,12 @@ class StyleGAN2Discriminator(nn.Module):
         features = self.blocks(activate(self.input(images)))
         features = activate(self.last_conv(self.deviation(features)))
         features = activate(self.features(features.flatten(1)))
-        return self.logits(features.to(self.class_vectors.dtype), labels, label_weight)
+        return self.logits(at_least_fp32(features), labels, label_weight)
 
     def logits(self, features: torch.Tensor, labels: torch.Tensor, label_weight: float = 1.0) -> torch.Tensor:
         """The projection, [B], of features h [B, C]."""
         projected = (features * self.class_vectors[labels]).sum(1) / math.sqrt(features.shape[1])
-        return self.unconditional(features)[:, 0].to(features.dtype) + label_weight * projected
+        return at_least_fp32(self.unconditional(features)[:, 0]) + label_weight * projected
 
 
 # What a file may name as its network, once this module has been imported.

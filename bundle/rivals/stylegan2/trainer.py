@@ -136,9 +136,12 @@ class StyleGAN2Trainer(StageTrainer):
             raise ValueError(
                 f"--stylegan2_batch_size is {batch}; it must be a multiple of --deviation_group, which is {group}"
             )
-        empty = set(self.labelled.classes) - {row.label for row in self.labelled.part("train").rows}
-        if empty:
-            raise ValueError(f"no training image of the class {sorted(empty)[0]!r}: give it labels, or leave it out")
+        counts = self.labelled.counts()["train"]
+        rare = [name for name in self.labelled.classes if counts[name] < 2]
+        if rare:
+            raise ValueError(
+                f"{counts[rare[0]]} training images of {rare[0]!r}: a generator needs 2 or more of each class"
+            )
 
     def prepare(self) -> None:
         self.generator, self.discriminator = (
@@ -191,7 +194,7 @@ class StyleGAN2Trainer(StageTrainer):
         start, end = self.label_ramp
         if self.state.iteration >= end:
             return 1.0
-        return max(0.0, (self.state.iteration - start) / (end - start))
+        return max(0.0, (self.state.iteration - start) / max(1, end - start))
 
     def latents(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Two z for each image, [2, B, D], and which layers have the style of the second, bool [B, L]."""
@@ -282,13 +285,13 @@ class StyleGAN2Trainer(StageTrainer):
         network = self.averaged_network()
         network.measure_mean_styles()
         self.save_samples(self.folder / "samples.png")
-        measured = self.watch()
+        measured = self.course.measured.get(str(self.state.iteration)) or self.watch()
         self.folder.set_metrics("labelled", self.labelled.describe())
         self.folder.set_metrics(
             self.stage,
             {
                 **measured,
-                "augmentation": self.augmentation.state_dict()["probability"],
+                "augmentation": self.augmentation.probability,
                 "course": self.course.measured,
                 **self.effort(),
             },
