@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 READINGS = {
-    "alike": "as real images, within the intervals",
-    "better": "better than real images",
+    "alike": "not told apart from real images",
+    "better": "better than the floor",
     "worse": "worse than real images",
     "below": "lower than of real images",
     "above": "higher than of real images",
@@ -66,19 +67,22 @@ def numbers(figure: Mapping[str, Any]) -> list[float]:
 def reading(figure: Mapping[str, Any]) -> str:
     """How a figure compares with its floor, a key of `READINGS`.
 
-    "alike" where the intervals of the two overlap; a side without an interval counts with its value alone. "" where
-    neither has one, as nothing then says how far chance goes.
+    "alike" where the 95 % interval of their difference, which both intervals give (Zou & Donner, Stat Med 27, 2008,
+    section 2), holds 0: intervals that barely overlap tell a figure from its floor as well. A side without an interval
+    counts with its value alone. "" where neither has one, as nothing then says how far chance goes.
     """
     if "floor" not in figure or not ("interval" in figure or "floor_interval" in figure):
         return ""
-    low, high = figure.get("interval", (figure["value"],) * 2)
-    floor_low, floor_high = figure.get("floor_interval", (figure["floor"],) * 2)
-    if low <= floor_high and floor_low <= high:
+    value, floor = figure["value"], figure["floor"]
+    sign = -1 if value < floor else 1
+    # How far chance takes each towards the other; an interval of draws can lie beside its value.
+    reach = max(0, *(sign * (value - end) for end in figure.get("interval", (value,))))
+    floor_reach = max(0, *(sign * (end - floor) for end in figure.get("floor_interval", (floor,))))
+    if abs(value - floor) <= math.hypot(reach, floor_reach):
         return "alike"
-    below = high < floor_low
     if figure["better"] == "floor":
-        return "below" if below else "above"
-    return "better" if below == (figure["better"] == "lower") else "worse"
+        return "below" if sign < 0 else "above"
+    return "better" if (sign < 0) == (figure["better"] == "lower") else "worse"
 
 
 def as_texts(figure: Mapping[str, Any]) -> dict[str, str]:

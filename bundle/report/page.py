@@ -26,7 +26,7 @@ from bundle.report.evaluation_folder import (
 from bundle.report.measured import MARK_WIDTH, tables
 from bundle.report.neighbours import read_choice, read_study
 from bundle.report.spreads import spreads
-from bundle.report.summary import summarise
+from bundle.report.summary import floor_is, summarise
 from bundle.report.training import HEIGHT, WIDTH, read_training
 
 SETS = ("synthetic", "reference", "floor", "training", "held_out")
@@ -121,6 +121,7 @@ def collect(
         "sets": [(name, found, origin(found)) for name, found in sets],
         "origin": origin(evaluation["synthetic"]),
         "summary": summarise(evaluation),
+        "floor_is": floor_is(evaluation),
         "fidelity": [
             {
                 "title": readable(name),

@@ -47,25 +47,28 @@ def _distance(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
         title = _title(section, FRECHET)
         text = f"{title[:1].upper()}{title[1:]} is {as_texts(found)['value']}"
         if "floor" in found:
-            text += f"; that of real images ({_floor_is(evaluation)}) is {as_texts(found)['floor']}"
+            text += f"; that of real images ({floor_is(evaluation)}) is {as_texts(found)['floor']}"
             if found["floor"] > 0:
                 times = found["value"] / found["floor"]
-                text += f", so the synthetic ones are {times:.1f} times as far" if times >= 1 else ", which is farther"
-            text += {"alike": " (the intervals overlap)", "": ""}.get(reading(found), " (the intervals don't overlap)")
+                text += f", so the synthetic ones have {times:.1f} times as much" if times >= 1 else ", which is more"
+            text += _beyond_chance(found)
         yield Sentence(text + ".", figure_anchor(f"fidelity{number}", FRECHET))
 
 
 def _weakest_shape(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
     found = _by_class(evaluation.get("agreement", {}), GREY)
     if found:
-        label = min(found, key=lambda label: found[label]["value"])
-        text = f"Weakest by agreement without colour is {label}: the grey judge sees the asked class in "
-        text += f"{_share(found[label]['value'])} of its images"
+        # What a class lacks to its real images: the judge knows some classes better than others.
+        lacks = {label: figure.get("floor", 1.0) - figure["value"] for label, figure in found.items()}
+        label, best = max(lacks, key=lacks.__getitem__), min(lacks, key=lacks.__getitem__)
+        text = f"Weakest by agreement without colour, beside real images, is {label}: the grey judge sees the asked "
+        text += f"class in {_share(found[label]['value'])} of its images"
         if "floor" in found[label]:
             text += f", and the right class in {_share(found[label]['floor'])} of the real ones"
         if len(found) > 1:
-            best = max(found, key=lambda label: found[label]["value"])
             text += f". Strongest is {best}, with {_share(found[best]['value'])}"
+            if "floor" in found[best]:
+                text += f" and {_share(found[best]['floor'])}"
         yield Sentence(text + ".", figure_anchor("agreement", GREY, _place(evaluation, label)))
 
 
@@ -77,12 +80,12 @@ def _colour_alone(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
         return
     label = max(both, key=lambda label: colour[label]["value"] - grey[label]["value"])
     anchor = figure_anchor("agreement", GREY, _place(evaluation, label))
-    drop = colour[label]["value"] - grey[label]["value"]
-    if drop > 0:
-        text = (
-            f"{label} loses most without colour: the judge in colour agrees with {_share(colour[label]['value'])} of "
-        )
-        yield Sentence(text + f"its images, the one in grey with {_share(grey[label]['value'])}.", anchor)
+    if colour[label]["value"] > grey[label]["value"]:
+        text = f"{label} loses most without colour: the judge in colour agrees with {_share(colour[label]['value'])} "
+        text += f"of its images, the one in grey with {_share(grey[label]['value'])}"
+        if "floor" in colour[label] and "floor" in grey[label]:
+            text += f"; of the real ones with {_share(colour[label]['floor'])} and {_share(grey[label]['floor'])}"
+        yield Sentence(text + ".", anchor)
     else:
         yield Sentence("No class loses agreement without colour: the judge in grey agrees as often or more.", anchor)
 
@@ -139,7 +142,7 @@ def _copies(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
         text = f"{_share(found['value'])} of the images are flagged as copies of training images"
     if "floor" in found:
         text += f"; of real images that were never trained on {_share(found['floor'])} are"
-        text += {"alike": " (the intervals overlap)", "worse": " (the intervals don't overlap)"}.get(reading(found), "")
+        text += _beyond_chance(found)
     text += ". Look at the pairs before passing the images on." if found["value"] else "."
     yield Sentence(text, figure_anchor("copies", FLAGGED))
 
@@ -149,16 +152,28 @@ def _floors(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
     counts = Counter(kind for kind in found if kind)
     if counts:
         alike, total = counts["alike"] + counts["better"], sum(counts.values())
-        text = f"Over all classes {alike} of {total} figures that have an interval are as good as real images' or "
-        text += f"better, {total - alike} are not."
+        text = (
+            f"Over all classes {alike} of {total} figures that have an interval can't be told apart from their floor, "
+        )
+        text += f"or are better; {total - alike} are worse, or off it."
         if len(found) > total:
             text += f" {len(found) - total} more can't be judged, for want of a floor or an interval."
         yield Sentence(text, "figures")
 
 
-def _floor_is(evaluation: Mapping[str, Any]) -> str:
-    part = evaluation.get("floor", {}).get("part")
-    return f"of the part {part}" if part else "of another part"
+def floor_is(evaluation: Mapping[str, Any]) -> str:
+    """Which real images the floor is of."""
+    floor = evaluation.get("floor", {})
+    if "half" in floor:
+        return f"of the other half of the part {floor.get('part')}"
+    return f"of the part {floor['part']}" if floor.get("part") else "of another part"
+
+
+def _beyond_chance(figure: Mapping[str, Any]) -> str:
+    kind = reading(figure)
+    if not kind or figure["value"] == figure["floor"]:
+        return ""
+    return f" (a difference {'within' if kind == 'alike' else 'beyond'} the intervals)"
 
 
 def _by_class(section: Mapping[str, Any], metric: str) -> dict[str, Mapping[str, Any]]:

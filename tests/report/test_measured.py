@@ -14,7 +14,12 @@ from bundle.report.training import HEIGHT, POINTS, WIDTH, curve, read_training
     [
         (figure(2, 1, (1.8, 2.2), (0.8, 1.2)), "worse"),
         (figure(0.5, 1, (0.4, 0.6), (0.8, 1.2)), "better"),
-        (figure(0.5, 1, (0.4, 0.9), (0.8, 1.2)), "alike"),
+        (figure(0.5, 1, (0.4, 0.9), (0.8, 1.2)), "better"),  # intervals that overlap, and yet 0.5 > hypot(0.4, 0.2)
+        (figure(0.5, 1, (0.4, 0.97), (0.8, 1.2)), "alike"),  # 0.5 < hypot(0.47, 0.2)
+        (figure(1, 0.5, (0.8, 1.2), (0.4, 0.97), "higher"), "alike"),
+        (figure(1, 0.5, (0.8, 1.2), (0.4, 0.9)), "worse"),
+        (figure(1, 0.5, (1.1, 1.9), (0.4, 0.6)), "worse"),  # an interval beside its value does not reach below it
+        (figure(0.5, 0.5, (0.4, 0.6), (0.4, 0.6)), "alike"),
         (figure(0.5, 1, (0.4, 0.6), (0.8, 1.2), "higher"), "worse"),
         (figure(2, 1, (1.8, 2.2), (0.8, 1.2), "higher"), "better"),
         (figure(2, 1, (1.8, 2.2), (0.8, 1.2), "floor"), "above"),

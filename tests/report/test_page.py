@@ -190,31 +190,39 @@ def test_of_built_in_patches_it_says_everywhere_that_they_are_no_tissue(tmp_path
 
 
 def test_the_summary_follows_the_figures(folder, page, tmp_path):
-    assert "Weakest by agreement without colour is NORM: the grey judge sees the asked class in 50 %" in page.text
     assert (
-        "NORM loses most without colour: the judge in colour agrees with 81 % of its images, the one in grey with 50 %"
+        "Weakest by agreement without colour, beside real images, is NORM: the grey judge sees the asked class in 50 % "
+        "of its images, and the right class in 93 % of the real ones. Strongest is LYM, with 91 % and 93 %."
         in page.text
     )
-    assert "3.0 times as far (the intervals don't overlap)" in page.text
+    assert (
+        "NORM loses most without colour: the judge in colour agrees with 81 % of its images, the one in grey with 50 "
+        "%; of the real ones with 95 % and 93 %." in page.text
+    )
+    assert "3.0 times as much (a difference beyond the intervals)" in page.text
     assert "By kid (title) in judge grey features, TUM exceeds its floor most: 0.050, where other" in page.text
     assert "NORM and TUM are unlike real images, beyond the intervals, in the most figures, 3 each." in page.text
     assert (
         "No image is flagged as a copy of a training image; of real images that were never trained on 5 %" in page.text
     )
     content = evaluation()
+    content["agreement"]["classes"]["LYM"]["agreement_grey"] = some_figure(0.1, "floor", 0.12)  # nor the real ones
     content["agreement"]["classes"]["TUM"]["agreement_grey"] = some_figure(0.2, "floor", 0.9)
+    content["floor"] |= {"part": "test", "half": "the other"}
     content["fidelity"]["judge_grey"]["overall"]["frechet"] = some_figure(1.0, floor=1.01)
     content["copies"]["overall"] = {"flagged": some_figure(0.25, floor=0.01), "identical": figure(3, 0)}
     shutil.copytree(folder, tmp_path / "evaluate")
     write_json(tmp_path / "evaluate" / "evaluation.json", content)
     other, _ = render(tmp_path / "report.html", tmp_path / "evaluate")
-    assert "without colour is TUM: the grey judge sees the asked class in 20 %" in other.text
+    assert "beside real images, is TUM: the grey judge sees the asked class in 20 %" in other.text
     assert (
-        "1.00; that of real images (of the part unused) is 1.01, which is farther (the intervals overlap)" in other.text
+        "1.00; that of real images (of the other half of the part test) is 1.01, which is more (a difference within "
+        "the intervals)" in other.text
     )
+    assert "those of the other half of the part test" in other.text and "those of the part unused" in page.text
     assert "3 of the images are training images pixel for pixel." in other.text
     assert "25 % of the images are flagged as copies" in other.text
-    assert "never trained on 1 % are (the intervals don't overlap). Look at the pairs" in other.text
+    assert "never trained on 1 % are (a difference beyond the intervals). Look at the pairs" in other.text
 
 
 def test_the_closest_pairs_come_first(page):
