@@ -1,8 +1,8 @@
 """Classifiers that were trained elsewhere as rows of the study, such as the one that a generator's training gives.
 
-Such a run is a folder with `metrics.json` (a section "classifier" as configs/classify.json writes it), `predictions.csv`,
-`split.csv` and `config.json`. Nothing is trained; what can be checked is that it had the same labelled images and was
-measured on the same tiles.
+Such a run is a folder with `metrics.json` (a section "classifier" as configs/classify.json writes it),
+`predictions.csv`, `split.csv` and `config.json`. Nothing is trained; what can be checked is that it had
+the same labelled images and was measured on the same tiles.
 """
 
 from __future__ import annotations

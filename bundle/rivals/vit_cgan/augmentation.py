@@ -24,7 +24,7 @@ def vary_density(images: torch.Tensor, scale: float) -> torch.Tensor:
     factors = 1 + scale * (2 * torch.rand(len(images), 3, 1, 1, device=images.device) - 1)
     # 256 levels, of which the darkest is not quite black, so that its density is finite.
     light = ((images + 1) * 127.5 + 1).clamp(min=1) / 256
-    return (light**factors * 256 - 1) / 127.5 - 1
+    return ((light**factors * 256 - 1) / 127.5 - 1).clamp(min=-1)
 
 
 def shift(images: torch.Tensor, scale: float = SHIFT) -> torch.Tensor:

@@ -9,7 +9,10 @@ from torch.nn.functional import softplus
 
 
 def discriminator_loss(real: torch.Tensor, generated: torch.Tensor) -> torch.Tensor:
-    """mean softplus(-D(x)) + mean softplus(D(G(z))), of scores [B] each; Goodfellow et al. (arXiv 1406.2661), Eq. 1."""
+    """mean softplus(-D(x)) + mean softplus(D(G(z))), of scores [B] each.
+
+    Goodfellow et al. (arXiv 1406.2661), Eq. 1, of scores before the sigmoid.
+    """
     return softplus(-real).mean() + softplus(generated).mean()
 
 
@@ -44,8 +47,8 @@ def choose_generated(
     """Which generated images may join the classification loss, bool [B].
 
     The abstract of arXiv 2212.09977 says that suitable generated images are chosen, not how. Here one must pass two
-    gates: a teacher sees its class with confidence (as FixMatch chooses its labels, arXiv 2001.07685), and it looks as
-    real to the teacher as a share of the real images do. Of those that pass, the most real ones up to the cap are taken.
+    gates: a teacher sees its class with confidence (as FixMatch chooses labels, arXiv 2001.07685), and finds it as real
+    as a share of the real images are to it. Of those that pass, the most real ones up to the cap are taken.
 
     Args:
         probabilities: the teacher's, [B, classes].

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from timm.layers import Attention, Mlp, PatchEmbed
+from timm.layers import Attention, Mlp, PatchEmbed, build_sincos2d_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
-from torch.nn.functional import normalize, pixel_shuffle
+from torch.nn.functional import normalize, pad, pixel_shuffle
 
 from bundle.artefacts import OWN_NETWORKS
 from bundle.randomness import ImageNoise
@@ -69,9 +69,13 @@ class VitGenerator(nn.Module):
     """Noise [B, Z] and labels [B] to images [B, 3, side, side] in [-1, 1].
 
     w comes of the concatenated, normalised noise and class embedding by a mapping network (StyleGAN2-ADA, arXiv
-    2006.06676, appendix B) and reaches every block by its normalisation. The first tokens are learned, one a place. Each
-    level after the first has twice the grid (pixel shuffle, TransGAN, arXiv 2102.07074). Each token of the last one is
-    projected to a patch that overlaps its neighbours by half on every side, and patches are added: no seams.
+    2006.06676, appendix B) and reaches every block by its normalisation. The first tokens are linear in w, plus what is
+    learned of their places; each level after the first has twice the grid, by pixel shuffle (both TransGAN, arXiv
+    2102.07074). Each token of the last one is projected to a patch that overlaps its neighbours by half on every side,
+    and patches are added: no seams.
+
+    Before training it shows smooth colours: positions are sines and cosines (as ViTGAN's), the four tokens made of one
+    are alike (ICNR, arXiv 1707.02937), and patches interpolate linearly (as of FCN, arXiv 1411.4038).
 
     Args:
         num_classes: number of classes.
@@ -112,6 +116,8 @@ class VitGenerator(nn.Module):
                 f"--patch_size is {side}; it must be a multiple of {multiple}: {levels} levels, and patches of "
                 f"--generator_patch_size {patch_size}, which must be even"
             )
+        if any(wide % 4 for wide in dimensions):
+            raise ValueError(f"--generator_dimensions {list(dimensions)} must be multiples of 4")
         wrong = [(wide, number) for wide, number in zip(dimensions, heads) if wide % number]
         if wrong:
             raise ValueError(
@@ -126,16 +132,34 @@ class VitGenerator(nn.Module):
         )
         self.grids = [side // multiple * 2**level for level in range(levels)]
         self.positions = nn.ParameterList(
-            nn.Parameter(torch.randn(1, grid * grid, wide)) for grid, wide in zip(self.grids, dimensions)
+            nn.Parameter(build_sincos2d_pos_embed([grid, grid], wide)[None])
+            for grid, wide in zip(self.grids, dimensions)
         )
+        self.first = nn.Linear(condition_dimension, self.positions[0].numel())
         self.blocks = nn.ModuleList(
             nn.ModuleList(ModulatedBlock(wide, condition_dimension, number, mlp_ratio) for _ in range(depth))
             for wide, depth, number in zip(dimensions, depths, heads)
         )
         self.upsampling = nn.ModuleList(nn.Linear(wide, 4 * after) for wide, after in zip(dimensions, dimensions[1:]))
         self.norm = ModulatedLayerNorm(dimensions[-1], condition_dimension)
-        self.to_patches = nn.ConvTranspose2d(dimensions[-1], 3, 2 * patch_size, patch_size, patch_size // 2)
+        # The padding takes off what patches beyond the border add, see `render`.
+        self.to_patches = nn.ConvTranspose2d(dimensions[-1], 3, 2 * patch_size, patch_size, patch_size * 3 // 2)
+        self.start_smoothly()
         self.register_buffer("mean_conditions", torch.zeros(num_classes, condition_dimension))
+
+    @torch.no_grad()
+    def start_smoothly(self) -> None:
+        """Initial weights without detail below the size of a token."""
+        for layer in self.upsampling:
+            first = layer.weight.unflatten(0, (-1, 4))[:, :1]
+            layer.weight.copy_(first.expand(-1, 4, -1).flatten(0, 1))
+            layer.bias.zero_()
+        kernel = self.to_patches.weight
+        size = kernel.shape[-1]
+        window = 1 - (torch.arange(size) + 0.5 - size / 2).abs() / (size / 2)  # of neighbours it adds up to 1
+        colours = torch.randn(len(kernel), 3, 1, 1) * len(kernel) ** -0.5
+        kernel.copy_(colours * window[:, None] * window)
+        self.to_patches.bias.zero_()
 
     def condition(self, noise: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """w, [B, C]."""
@@ -148,14 +172,16 @@ class VitGenerator(nn.Module):
 
     def render(self, condition: torch.Tensor) -> torch.Tensor:
         """Images of w, [B, C]."""
-        tokens = self.positions[0].expand(len(condition), -1, -1)
+        tokens = self.positions[0] + self.first(condition).unflatten(1, self.positions[0].shape[1:])
         for level, blocks in enumerate(self.blocks):
             if level:
                 doubled = pixel_shuffle(to_grid(self.upsampling[level - 1](tokens), self.grids[level - 1]), 2)
                 tokens = doubled.flatten(2).transpose(1, 2) + self.positions[level]
             for block in blocks:
                 tokens = block(tokens, condition)
-        return self.to_patches(to_grid(self.norm(tokens, condition), self.grids[-1])).tanh()
+        grid = to_grid(self.norm(tokens, condition), self.grids[-1])
+        # Border pixels lie in as many patches as all others.
+        return self.to_patches(pad(grid, (1, 1, 1, 1), mode="replicate")).tanh()
 
     @torch.no_grad()
     def settle(self, samples: int = 2048) -> None:

@@ -20,24 +20,22 @@ from bundle.engines.downstream import measure_held_out
 from bundle.engines.stage import describe_optimizer, to_numbers
 from bundle.metrics.classification import summarise
 from bundle.networks.ema import ExponentialMovingAverage
-from bundle.pictures import save_labelled_grid, to_uint8
-from bundle.randomness import ImageNoise
 from bundle.report.plots import save_confusion
 from bundle.rivals.collapse import compare_with_real
 from bundle.rivals.vit_cgan.augmentation import Augmentation
 from bundle.rivals.vit_cgan.losses import choose_generated, discriminator_loss, generator_loss, gradient_penalty
+from bundle.rivals.vit_cgan.record import History, draw_classes, save_samples
 from bundle.rivals.vit_cgan.weighting import LossWeighting
 
 logger = logging.getLogger(__name__)
 
 CLASSIFIER = "classifier"  # its artefact and its figures are those of configs/classify.json
 REAL, GENERATED = "real", "generated"  # the classification losses that are weighed
-SHOWN_IMAGES = 8  # of each class in samples.png
 COMPARED_REAL = 2048  # at most so many training images say what real ones are like
 
 
 class VitCganTrainer(ImageClassifierTrainer):
-    """Trains generator and discriminator; keeps the averaged generator, and the averaged classifier that validated best.
+    """Trains generator and discriminator; keeps the averaged generator, and the classifier that validated best.
 
     One step, with x real, y its class, and G(z, y') generated:
 
@@ -284,15 +282,11 @@ class VitCganTrainer(ImageClassifierTrainer):
         network.settle()
         return network.eval().requires_grad_(False)
 
-    @torch.no_grad()
     def images_of(self, generator: torch.nn.Module) -> np.ndarray:
-        """uint8 [classes * compared_images, S, S, 3], class by class, of the seeds from 0 on."""
-        made = []
-        for label in range(len(self.labelled.classes)):
-            for seeds in torch.arange(self.compared_images).split(self.batch_size):
-                labels = torch.full((len(seeds),), label, device=self.state.device)
-                made.append(to_uint8(generator.draw(ImageNoise(seeds.tolist(), self.state.device), labels)))
-        return np.concatenate(made)
+        """See :func:`draw_classes`."""
+        return draw_classes(
+            generator, len(self.labelled.classes), self.compared_images, self.batch_size, self.state.device
+        )
 
     def compare(self, images: np.ndarray) -> dict[str, Any]:
         """Generated images beside real training images, see :func:`compare_with_real`."""
@@ -300,22 +294,15 @@ class VitCganTrainer(ImageClassifierTrainer):
         labels = np.repeat(np.arange(len(self.labelled.classes)), self.compared_images)
         return compare_with_real(images, labels, read_images(part), part.labels, self.labelled.classes)
 
-    def save_pictures(self, path: Any, images: np.ndarray) -> None:
-        """A grid of the first images of each class."""
-        shown = min(SHOWN_IMAGES, self.compared_images)
-        by_class = images.reshape(-1, self.compared_images, *images.shape[1:])[:, :shown]
-        columns = [f"seed {seed}" for seed in range(shown)]
-        marks = {"Generator": "ViT-cGAN", "Step": str(self.state.iteration)}
-        save_labelled_grid(path, by_class.reshape(-1, *images.shape[1:]), self.labelled.classes, columns, marks)
-
     def look(self) -> None:
         """Saves pictures, and says where the generator has collapsed or failed."""
         images = self.images_of(self.averaged_generator())
-        self.save_pictures(self.folder / "pictures" / f"samples_{self.state.iteration:06d}.png", images)
+        step = self.state.iteration
+        save_samples(self.folder / "pictures" / f"samples_{step:06d}.png", images, self.labelled.classes, step)
         found = self.compare(images)
-        self.history.rows.append({"step": self.state.iteration, **found})
+        self.history.rows.append({"step": step, **found})
         if found["warnings"]:
-            logger.warning(f"{self.stage}: step {self.state.iteration}: {'; '.join(found['warnings'])}")
+            logger.warning(f"{self.stage}, step {step}: {'; '.join(found['warnings'])}")
 
     def measure(self, network: torch.nn.Module) -> dict[str, Any]:
         """The classifier's figures, as those of configs/classify.json; held-out tiles are looked at here alone."""
@@ -338,7 +325,7 @@ class VitCganTrainer(ImageClassifierTrainer):
     def finish(self) -> None:
         classifier, generator = self.averaged_network(self.best.weights), self.averaged_generator()
         images = self.images_of(generator)
-        self.save_pictures(self.folder / "samples.png", images)
+        save_samples(self.folder / "samples.png", images, self.labelled.classes, self.state.iteration)
         found = self.compare(images)
         if found["warnings"]:
             logger.warning(f"{self.stage}, at the end: {'; '.join(found['warnings'])}. See samples.png")
@@ -364,22 +351,3 @@ class VitCganTrainer(ImageClassifierTrainer):
         }
         save_artefact(self.folder / f"{CLASSIFIER}.pt", CLASSIFIER, classifier, **facts)
         save_artefact(self.artefact_path, self.stage, generator, **facts)
-
-
-class History:
-    """What was found along the way, kept through interruptions.
-
-    Attributes:
-        rows: of each comparison its "step" and figures.
-        chosen: generated images for each real one that joined the classification loss, summed over steps.
-    """
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
-        self.chosen = 0.0
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows, "chosen": self.chosen}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.rows, self.chosen = state["rows"], state["chosen"]

@@ -82,11 +82,23 @@ def test_patches_of_the_discriminator_see_their_neighbours():
 def test_patches_of_the_generator_leave_no_seams():
     """Each pixel is a sum over the patches of the places around it: two in each direction."""
     network = generator()
-    grid = torch.zeros(1, 8, 8, 8)
-    grid[..., 3, 3] = 1
-    touched = (network.to_patches(grid) - network.to_patches.bias[:, None, None])[0].abs().sum(0) > 0
+    grid = torch.zeros(1, 8, 10, 10)  # of 8 x 8 tokens, with a border
+    grid[..., 4, 4] = 1
+    touched = network.to_patches(grid)[0].abs().sum(0) > 0
     rows = touched.any(1).nonzero()[:, 0]
-    assert (rows.min(), rows.max()) == (10, 17) and network.to_patches(grid).shape == (1, 3, 32, 32)
+    assert (rows.min(), rows.max()) == (10, 17) and touched.shape == (32, 32)
+    # Before training, patches of one colour make an image of one colour, up to its border.
+    flat = network.to_patches(torch.ones(1, 8, 10, 10))[0]
+    assert torch.allclose(flat, flat[:, :1, :1].expand_as(flat), atol=1e-5)
+
+
+def test_the_four_tokens_made_of_one_begin_alike():
+    network = generator()
+    made = network.upsampling[0](torch.randn(1, 16, 16))
+    doubled = torch.nn.functional.pixel_shuffle(made.transpose(1, 2).unflatten(2, (4, 4)), 2)
+    assert doubled.shape == (1, 8, 8, 8)
+    assert torch.allclose(doubled[..., ::2, ::2], doubled[..., 1::2, 1::2], atol=1e-6)
+    assert not torch.allclose(doubled[..., :2, :2], doubled[..., 2:4, 2:4], atol=1e-2)
 
 
 def test_class_and_noise_both_matter_from_the_start():
@@ -136,6 +148,7 @@ def test_they_are_rebuilt_from_their_artefact(network, tmp_path):
     [
         (generator, {"depths": [1]}, "--generator_depths .1. .* one number each"),
         (generator, {"patch_size": 3}, "--patch_size is 32; .* multiple of 6.*--generator_patch_size 3"),
+        (generator, {"dimensions": [16, 10]}, "--generator_dimensions .16, 10. must be multiples of 4"),
         (generator, {"heads": [3, 2]}, "--generator_dimensions has 16, which --generator_heads 3"),
         (discriminator, {"patch_size": 12}, "--discriminator_patch_size 12"),
         (discriminator, {"heads": 3}, "--discriminator_heads 3"),
