@@ -80,6 +80,11 @@ class AutoencoderLoss:
         """mean |x - x_hat| + perceptual_weight * mean distance: latent diffusion's nll over the values of an image."""
         return terms["l1"] + self.perceptual_weight * terms.get("perceptual", 0.0)
 
+    def total(self, terms: dict[str, torch.Tensor]) -> torch.Tensor:
+        """What is minimised, of the terms of a step."""
+        adversarial = terms.get("adversarial_weight", 0.0) * terms.get("adversarial", 0.0)
+        return self.total_reconstruction(terms) + adversarial + terms.get("kl", 0.0)
+
     def scaled_kl(self, mean: torch.Tensor, std: torch.Tensor, values: int) -> torch.Tensor:
         """kl_weight * (KL summed over latents) / `values`, the number of values of an image (3 * H * W)."""
         return self.kl_weight * kl_divergence(mean, std).mean() / values
@@ -105,7 +110,7 @@ class AutoencoderLoss:
         terms, gradient = self.gradient(images, reconstruction, last_layer, discriminator)
         terms["kl"] = self.scaled_kl(mean, std, images[0].numel())
         torch.autograd.backward([reconstruction, terms["kl"]], [gradient.to(reconstruction.dtype), None])
-        return {name: term.detach() for name, term in terms.items()}
+        return {name: term.detach() for name, term in {"loss": self.total(terms), **terms}.items()}
 
     def gradient(
         self,
@@ -184,6 +189,7 @@ class DecoderLoss:
             classifier: phi_img, frozen and in evaluation mode: images [B, 3, H, W] in [-1, 1] -> logits [B, classes].
         """
         terms, gradient = self.reconstruction.gradient(images, reconstruction, last_layer, discriminator)
+        loss = self.reconstruction.total(terms)
         if self.ce_weight > 0:
             seen = reconstruction.detach().float().requires_grad_(True)
             terms["ce"] = functional.cross_entropy(classifier(seen).float(), labels)
@@ -192,8 +198,9 @@ class DecoderLoss:
             weight = self.ce_weight / ratio.clamp(min=1e-4) if self.balance == "adaptive" else self.ce_weight
             terms["ce_ratio"] = weight * ratio
             gradient = gradient + weight * ce_gradient
+            loss = loss + weight * terms["ce"]
         torch.autograd.backward(reconstruction, gradient.to(reconstruction.dtype))
-        return {name: term.detach() for name, term in terms.items()}
+        return {name: term.detach() for name, term in {"loss": loss, **terms}.items()}
 
 
 def adaptive_weight(

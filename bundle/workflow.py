@@ -66,6 +66,7 @@ def check_settings(bundle_root: str, unreferenced: Iterable[str] = ()) -> None:
     parser = running_parser()
     if parser is None:
         return
+    follow_tracking(parser)
     config = parser.get()
     parser["bundle_root"] = bundle_root
     for name, content in config.items():
@@ -107,6 +108,23 @@ def check_versions() -> None:
                 f"{name} {found} is older than the {OLDEST[name]} that this bundle needs: "
                 f"python -m pip install '{name}>={OLDEST[name]}'"
             )
+
+
+def follow_tracking(parser: ConfigParser) -> None:
+    """Has every stage of a config tracked where MONAI's `--tracking mlflow` is given, which knows of one trainer only.
+
+    Raises:
+        ValueError: the config has no stage of its own.
+    """
+    if "is_not_rank0" not in parser:  # which MONAI adds with its tracking
+        return
+    if "mlflow_tracking_uri" not in parser:
+        raise ValueError(
+            "--tracking: this config has no stage of its own that could be tracked. Give --mlflow_tracking_uri to the "
+            "configs that it runs"
+        )
+    if parser["mlflow_tracking_uri"] is None:
+        parser["mlflow_tracking_uri"] = "@tracking_uri"
 
 
 def check_sizes(

@@ -29,7 +29,7 @@ def decoder(w):
 
 
 def latent(w):
-    return w("latent_classification#trainer")
+    return w("train#trainer")
 
 
 def diffusion(w):
@@ -66,7 +66,7 @@ def recorded_stains(w, place):
 
 
 def loaders(w):
-    sections = ("image_classification", "decoding", "latent_classification", "diffusion_adapting")
+    sections = ("image_classification", "decoding", "train", "diffusion_adapting")
     return [w(f"{section}#dataloader") for section in sections]
 
 
@@ -105,7 +105,7 @@ FLAGS = [
     ("output_dir", "elsewhere", lambda w: str(w("folder").path) == "elsewhere"),
     ("output_dir", "elsewhere", lambda w: str(w("labelled").split_path) == "elsewhere/split.csv"),
     ("output_dir", "elsewhere", lambda w: all_are(encoders(w), "elsewhere/autoencoder.pt")),
-    ("output_dir", "elsewhere", lambda w: image(w).handlers[1].keywords["log_dir"].startswith("elsewhere/")),
+    ("output_dir", "elsewhere", lambda w: all_are((str(t.handlers[1].output_dir) for t in trainers(w)), "elsewhere")),
     ("cache_dir", "elsewhere", lambda w: all_are((str(p.cache_dir) for p in caches(w) + patches(w)), "elsewhere")),
     ("device", "cpu:0", lambda w: all_are((str(trainer.state.device) for trainer in trainers(w)), "cpu:0")),
     ("device", "cpu:0", lambda w: all_are((str(cache.device) for cache in caches(w)), "cpu:0")),
@@ -197,7 +197,7 @@ FLAGS = [
     (
         "mlflow_tracking_uri",
         "file:///x",
-        lambda w: all_are((trainer.handlers[-1].keywords.get("tracking_uri") for trainer in trainers(w)), "file:///x"),
+        lambda w: all_are((trainer.handlers[-1].mlflow_tracking_uri for trainer in trainers(w)), "file:///x"),
     ),
 ]
 

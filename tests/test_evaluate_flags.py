@@ -24,37 +24,37 @@ def store(w, name):
 
 # Each setting a user may change, another value for it, and what then must have changed.
 FLAGS = [
-    ("selection_file", "s.csv", lambda w: str(w("comparison").augmented.selection_file) == "s.csv"),
-    ("selection_file", "s.csv", lambda w: w("comparison").pool is None),
+    ("selection_file", "s.csv", lambda w: str(w("dataset").augmented.selection_file) == "s.csv"),
+    ("selection_file", "s.csv", lambda w: w("dataset").pool is None),
     ("ratio", 50, lambda w: w("augmented").ratio == 50),
     ("selection", "random", lambda w: w("augmented").selection == "random"),
     ("pool_dir", "/some/where", lambda w: str((w("pool") or w("augmented")).__dict__.get("folder")) == "/some/where"),
-    ("adapted_dir", "elsewhere", lambda w: str(w("networks").adapted_dir) == "elsewhere"),
+    ("adapted_dir", "elsewhere", lambda w: str(w("network_def").adapted_dir) == "elsewhere"),
     ("adapted_dir", "elsewhere", lambda w: str(w("labelled").split_file) == "elsewhere/split.csv"),
     ("adapted_dir", "elsewhere", lambda w: "--adapted_dir elsewhere" in w("run::0::next_command")),
     ("dataset_dir", "/some/where", lambda w: w("labelled").dataset_dir == "/some/where"),
     ("test_dir", "/some/where", lambda w: w("labelled").test_dir == "/some/where"),
-    ("pretraining_dir", "/patches", lambda w: getattr(w("comparison").pretraining, "dataset_dir", None) == "/patches"),
+    ("pretraining_dir", "/patches", lambda w: getattr(w("dataset").pretraining, "dataset_dir", None) == "/patches"),
     ("split_file", "my.csv", lambda w: str(w("labelled").split_file) == "my.csv"),
     ("output_dir", "elsewhere", lambda w: str(w("folder").path) == "elsewhere"),
     ("output_dir", "elsewhere", lambda w: str(w("labelled").split_path) == "elsewhere/split.csv"),
     ("output_dir", "elsewhere", lambda w: "report.py elsewhere" in w("run::0::next_command")),
     ("cache_dir", "elsewhere", lambda w: str(w("labelled").cache_dir) == "elsewhere"),
-    ("device", "cpu:0", lambda w: str(w("networks").device) == "cpu:0"),
-    ("seed", 70, lambda w: w("comparison").seed == w("evaluation").seed == 70),
-    ("reference", "validation", lambda w: w("comparison").parts["reference"] == "validation"),
+    ("device", "cpu:0", lambda w: str(w("network_def").device) == "cpu:0"),
+    ("seed", 70, lambda w: w("dataset").seed == w("evaluation").seed == 70),
+    ("reference", "validation", lambda w: w("dataset").parts["reference"] == "validation"),
     ("reference", "unused", lambda w: "test" not in w("labelled").wanted),
-    ("floor", "halves", lambda w: w("comparison").parts["floor"] == "halves"),
-    ("held_out", "test", lambda w: w("comparison").parts["held out"] == "test"),
-    ("held_out", "test", lambda w: [*w("parts")].count("test") == 1 and "test" == w("comparison").parts["held out"]),
-    ("maximum_training", 7, lambda w: w("comparison").maximum_training == 7),
+    ("floor", "halves", lambda w: w("dataset").parts["floor"] == "halves"),
+    ("held_out", "test", lambda w: w("dataset").parts["held out"] == "test"),
+    ("held_out", "test", lambda w: [*w("parts")].count("test") == 1 and "test" == w("dataset").parts["held out"]),
+    ("maximum_training", 7, lambda w: w("dataset").maximum_training == 7),
     ("sections", ["stain"], lambda w: w("evaluation").sections == ["stain"]),
     ("extractors", ["judge_colour"], lambda w: w("evaluation").extractors.names == ["judge_colour"]),
-    ("scorer_dir", "elsewhere", lambda w: str(w("networks").scorer_dir) == "elsewhere"),
+    ("scorer_dir", "elsewhere", lambda w: str(w("network_def").scorer_dir) == "elsewhere"),
     ("microns_per_pixel", 0.5, lambda w: w("evaluation").microns_per_pixel == 0.5),
     ("draws", 7, lambda w: w("evaluation").draws == 7),
     ("frechet_draws", 7, lambda w: w("evaluation").frechet_draws == 7),
-    ("patch_size", 48, lambda w: w("labelled").patch_size == w("networks").side == w("pool").patch_size == 48),
+    ("patch_size", 48, lambda w: w("labelled").patch_size == w("network_def").side == w("pool").patch_size == 48),
     ("normalise_stain", True, lambda w: store(w, "normalise_stain") is True),
     ("class_names", ["ADI", "LYM"], lambda w: w("labelled").class_names == ["ADI", "LYM"]),
     ("maximum_rejected_share", 0.5, lambda w: store(w, "maximum_rejected_share") == 0.5),
@@ -62,7 +62,8 @@ FLAGS = [
     ("generated_per_class", 12, lambda w: w("labelled").generated_per_class == 12),
     ("generated_slide", 9, lambda w: w("labelled").generated_slide == 9),
     ("split_seed", 3, lambda w: w("labelled").seed == 3),
-    ("inference_batch_size", 5, lambda w: w("evaluation").batch_size == w("networks").batch_size == 5),
+    ("inference_batch_size", 5, lambda w: w("evaluation").batch_size == w("network_def").batch_size == 5),
+    ("mlflow_tracking_uri", "file:///x", lambda w: w("handlers")[0].mlflow_tracking_uri == "file:///x"),
 ]
 NEEDS_SELECTION = {"ratio", "selection"}
 OF_PRETRAINING = {"patch_size": 48, "cache_dir": "elsewhere", "normalise_stain": True, "cache_gigabytes": 1}
@@ -112,15 +113,15 @@ def test_every_setting_has_its_flag_test():
 def test_defaults_are_those_documented(content):
     made = content()
     assert made("evaluation").sections == ["fidelity", "stain", "nuclei", "copies", "agreement"]
-    assert made("networks").names == ["judge_grey", "judge_colour"]
-    assert made("comparison").parts == {"reference": "test", "floor": "unused", "held out": "unused"}
+    assert made("network_def").names == ["judge_grey", "judge_colour"]
+    assert made("dataset").parts == {"reference": "test", "floor": "unused", "held out": "unused"}
     assert made("labelled").wanted == ("train", "validation", "test", "unused")
     assert str(made("pool").folder) == "runs/synthesis/pool" and made("pretraining") is None
 
 
 def test_it_is_built_from_anywhere(tmp_path):
     """Without data, pool and weights, from another folder, and nothing is written."""
-    build_elsewhere(CONFIG, ("evaluation",), tmp_path)
+    build_elsewhere(CONFIG, ("evaluator",), tmp_path)
 
 
 COUNTS = ["patch_size", "draws", "frechet_draws", "maximum_training", "inference_batch_size"]

@@ -61,6 +61,7 @@ FLAGS = [
     ("generator_class", "TUM", lambda w: w("network_def").name == "TUM"),
     ("pictures", False, lambda w: w("guidance_pictures") is None),
     ("picture_scales", [0, 3], lambda w: w("guidance_pictures").scales == [0.0, 3.0]),
+    ("mlflow_tracking_uri", "file:///x", lambda w: w("handlers")[-1].mlflow_tracking_uri == "file:///x"),
 ]
 
 

@@ -89,6 +89,7 @@ def test_gradient_is_that_of_the_written_out_loss():
     reconstruction, mean, std = autoencoder(images)
     terms = loss.backward(images, reconstruction, mean, std, last, discriminator)
     assert terms["adversarial_weight"].item() == pytest.approx(weight.item(), rel=1e-4)
+    assert terms["loss"].item() == pytest.approx(total.item(), rel=1e-4)
     for parameter, gradient in zip(autoencoder.parameters(), expected):
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-6)
     assert all(parameter.grad is None for parameter in discriminator.parameters())
@@ -167,6 +168,7 @@ def test_decoders_gradient_is_that_of_the_plain_sum():
     expected = torch.autograd.grad(others + 0.7 * ce, case.parameters)
     terms, gradients = case.backward(ce_weight=0.7)
     assert terms["ce"].item() == pytest.approx(ce.item())
+    assert terms["loss"].item() == pytest.approx((others + 0.7 * ce).item(), rel=1e-5)
     for gradient, written_out in zip(gradients, expected):
         torch.testing.assert_close(gradient, written_out, rtol=1e-4, atol=1e-7)
     encoder = [value for name, value in case.autoencoder.named_parameters() if name.startswith(("encoder.", "quant_"))]
@@ -214,7 +216,7 @@ def test_without_weight_the_classifier_is_never_asked():
     case = DecoderCase()
     for balance in ("fixed", "adaptive"):
         terms, gradients = case.backward(classifier=asked, ce_weight=0.0, balance=balance)
-        assert terms.keys() == {"l1", "perceptual"}
+        assert terms.keys() == {"loss", "l1", "perceptual"}
         others, _ = case.plain()
         for gradient, expected in zip(gradients, torch.autograd.grad(others, case.parameters)):
             torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-7)
@@ -244,7 +246,7 @@ def test_terms_of_the_decoder_are_means():
         terms = loss.backward(images, reconstruction, LABELS, pool, decoder.weight, None)
         found.append((terms, decoder.weight.grad))
     (small, small_gradient), (large, large_gradient) = found
-    assert small.keys() == {"l1", "ce", "ce_ratio"}
+    assert small.keys() == {"loss", "l1", "ce", "ce_ratio"}
     for name, term in small.items():
         torch.testing.assert_close(large[name], term, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(large_gradient, small_gradient, rtol=1e-4, atol=1e-6)

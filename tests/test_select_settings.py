@@ -20,7 +20,7 @@ CONFIG = str(ROOT / "configs" / "select.json")
 
 
 def scorers(w):
-    return w("scoring")
+    return w("train#trainer").stages
 
 
 def all_are(values, expected):
@@ -56,7 +56,7 @@ FLAGS = [
     ("output_dir", "elsewhere", lambda w: "--selection_file elsewhere/selection.csv" in w("next_command")),
     ("scorer_dir", "elsewhere", lambda w: all_are((str(trainer.folder.path) for trainer in scorers(w)), "elsewhere")),
     ("scorer_dir", "elsewhere", lambda w: str(w("selector").scorer.path) == "elsewhere/scorer.pt"),
-    ("scorer_dir", "elsewhere", lambda w: scorers(w)[0].handlers[1].keywords["log_dir"].startswith("elsewhere/")),
+    ("scorer_dir", "elsewhere", lambda w: all_are((str(t.handlers[1].output_dir) for t in scorers(w)), "elsewhere")),
     ("scorer_dir", "elsewhere", lambda w: w("folder").path != w("scorer_folder").path),
     ("cache_dir", "elsewhere", lambda w: str(w("labelled").cache_dir) == "elsewhere"),
     ("device", "cpu:0", lambda w: all_are((str(trainer.state.device) for trainer in scorers(w)), "cpu:0")),
@@ -82,8 +82,8 @@ FLAGS = [
     ("centroids", "with_synthetic", lambda w: w("selector").rules.centroids == "with_synthetic"),
     ("keep_fraction", 0.25, lambda w: w("selector").rules.keep_fraction == 0.25),
     ("copy_ratio", 0.1, lambda w: w("selector").rules.copy_ratio == 0.1),
-    ("maximum_rounds", 5, lambda w: w("selection").maximum_rounds == 5),
-    ("maximum_candidates", 7, lambda w: w("selection").maximum_candidates == 7),
+    ("maximum_rounds", 5, lambda w: w("evaluator").work.maximum_rounds == 5),
+    ("maximum_candidates", 7, lambda w: w("evaluator").work.maximum_candidates == 7),
     ("scorer_trunk", "resnet18", lambda w: shape(w, "trunk") == {"resnet18"}),
     ("scorer_trunk", "resnet18", lambda w: shape(w, "arguments") == {"{}"}),
     ("scorer_weights", "w.pt", lambda w: all_are((str(t.trunk_weights) for t in scorers(w)), "w.pt")),
@@ -113,7 +113,7 @@ FLAGS = [
     (
         "mlflow_tracking_uri",
         "file:///x",
-        lambda w: all_are((t.handlers[-1].keywords.get("tracking_uri") for t in scorers(w)), "file:///x"),
+        lambda w: all_are((t.handlers[-1].mlflow_tracking_uri for t in scorers(w)), "file:///x"),
     ),
 ]
 
@@ -151,7 +151,7 @@ def test_every_setting_has_its_flag_test():
 
 def test_it_is_built_from_anywhere(tmp_path):
     """Without data, pool and weights, from another folder, and nothing is written."""
-    build_elsewhere(CONFIG, ("scoring", "selection"), tmp_path)
+    build_elsewhere(CONFIG, ("train#trainer", "evaluator"), tmp_path)
 
 
 def test_defaults_are_those_documented(tmp_path):
@@ -163,7 +163,7 @@ def test_defaults_are_those_documented(tmp_path):
         "gates": "both", "centroids": "real", "keep_fraction": 0.5, "copy_ratio": pytest.approx(1 / 3), "seed": 0
     }  # fmt: skip
     assert selector.labelled.wanted == ("train", "validation")
-    assert [trainer.stage for trainer in made.parser.get_parsed_content("scoring")] == [
+    assert [trainer.stage for trainer in scorers(made.parser.get_parsed_content)] == [
         *(f"scorer_fold_{number}" for number in range(1, 6)), "scorer"
     ]  # fmt: skip
 

@@ -153,7 +153,7 @@ FLAGS = [
     ("checkpoint_interval", 3, lambda w: w("train#trainer").checkpoint_interval == 3),
     ("picture_interval", 3, lambda w: w("diffusion#handlers")[1].interval == 3),
     ("val_interval", 3, lambda w: w("train#handlers")[1].interval == 3),
-    ("mlflow_tracking_uri", "file:///x", lambda w: w("train#handlers")[-1].keywords["tracking_uri"] == "file:///x"),
+    ("mlflow_tracking_uri", "file:///x", lambda w: w("train#handlers")[-1].mlflow_tracking_uri == "file:///x"),
 ]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from ignite.engine import Events
 from monai.inferers import Inferer
 
 from bundle.artefacts import save_artefact
@@ -82,6 +83,15 @@ class AutoencoderTrainer(StageTrainer):
     def before_first_step(self) -> None:
         self.patches.require_batch(self.data_loader.items_per_batch)
         self.save_training_input(self.folder / "pictures" / "training_input.png")
+
+    def attach_handlers(self) -> None:
+        self.evaluator.add_event_handler(Events.COMPLETED, self._show_validation)
+        super().attach_handlers()
+
+    def _show_validation(self, evaluator: Any) -> None:
+        """Puts what was measured along the way into the step's output, for the handlers that come later."""
+        if self.state.output:
+            self.state.output[0] |= {f"validation_{name}": value for name, value in evaluator.state.metrics.items()}
 
     def save_training_input(self, path: Path, images: int = 64) -> None:
         """Saves what the network will really see: the first transformed training patches."""

@@ -77,7 +77,7 @@ class ClassifierTrainer(StageTrainer):
     def train_logits(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Logits [B, classes] of a training batch, with their graph."""
         with self.autocast():
-            return self.network(batch["image"].to(self.state.device, non_blocking=True))
+            return self.inferer(batch["image"].to(self.state.device, non_blocking=True), self.network)
 
     def train_loss(self, batch: dict[str, torch.Tensor], labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits, fp32 [B, classes], and the loss of a training batch with its labels [B] on the device."""
@@ -148,6 +148,8 @@ class ClassifierTrainer(StageTrainer):
         """Measures the averaged weights; ends the training where they have stopped getting better."""
         loss = self.validation_loss(self.averaged_network())
         self.best.update(loss, self.state.iteration, self.ema.weights)
+        if self.state.output:
+            self.state.output[0]["validation_loss"] = loss  # for the handlers, which come after
         if self.best.exhausted:
             logger.info(
                 f"{self.stage}: stopped after step {self.state.iteration}; validation was best at step {self.best.step}"

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.inferers import Inferer
 
 from bundle.data.transforms import scale_patch
 from bundle.evaluation.agreement import measure_agreement
@@ -50,6 +51,7 @@ class Evaluation:
         microns_per_pixel: of the images as they are compared, for nuclei; None where unknown.
         batch_size: images at once.
         seed: of what is drawn.
+        inferer: how an extractor is applied to a batch; None calls it.
 
     Raises:
         ValueError: an unknown section.
@@ -66,6 +68,7 @@ class Evaluation:
         microns_per_pixel: float | None = None,
         batch_size: int = 64,
         seed: int = 0,
+        inferer: Inferer | None = None,
     ) -> None:
         chosen = [sections] if isinstance(sections, str) else SECTIONS if sections is None else list(sections)
         unknown = [name for name in chosen if name not in SECTIONS]
@@ -80,6 +83,7 @@ class Evaluation:
         self.microns_per_pixel = microns_per_pixel
         self.batch_size = batch_size
         self.seed = seed
+        self.inferer = inferer
 
     def check(self) -> None:
         """Refuses sets that can't be compared and weights that are missing, before anything is measured."""
@@ -100,7 +104,7 @@ class Evaluation:
         self.check()
         self.folder.save_config()
         started = time.monotonic()
-        self.cache = FeatureCache(self.folder / "features", self.batch_size)
+        self.cache = FeatureCache(self.folder / "features", self.batch_size, self.inferer)
         equal = self.comparison.equal
         logger.info(f"compared, of each set: {', '.join(f'{count} {name}' for name, count in equal.compared.items())}")
         for note in self.comparison.notes:
@@ -117,7 +121,11 @@ class Evaluation:
             "notes": self.comparison.notes,
         }
         write_json(self.folder / "evaluation.json", content)
-        self.folder.set_metrics("evaluation", {"seconds": round(time.monotonic() - started, 1)})
+        overall = {
+            section: {name: one["value"] for name, one in result["overall"].items()}
+            for section, result in results(content).items()
+        }
+        self.folder.set_metrics("evaluation", {"seconds": round(time.monotonic() - started, 1), **overall})
         logger.info("\n".join(table(content)))
 
     def settings(self) -> dict[str, Any]:
@@ -236,12 +244,16 @@ class Evaluation:
                 save_grid(self.folder / f"grids/{file}", scale_patch(images.images(shown)), synthetic=marks)
 
 
+def results(content: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The results of an evaluation by section, those of fidelity by extractor as well."""
+    found = {f"fidelity, {name}": result for name, result in content.get("fidelity", {}).items()}
+    return found | {name: content[name] for name in SECTIONS[1:] if name in content}
+
+
 def table(content: dict[str, Any]) -> list[str]:
     """The overall figures of an evaluation as lines of text: value, floor, and their intervals."""
-    results = {f"fidelity, {name}": result for name, result in content.get("fidelity", {}).items()}
-    results |= {name: content[name] for name in SECTIONS[1:] if name in content}
     lines = []
-    for section, result in results.items():
+    for section, result in results(content).items():
         lines.append(f"{section}:")
         for name, found in result["overall"].items():
             title = result["metrics"].get(name, {}).get("title", name)

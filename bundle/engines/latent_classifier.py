@@ -95,7 +95,7 @@ class LatentClassifierTrainer(ClassifierTrainer):
         timesteps = torch.randint(self.bound, (len(latents),), device=latents.device)
         noisy = self.schedule.add_noise(latents, torch.randn_like(latents), timesteps)
         with self.autocast():
-            return self.network(noisy, timesteps)
+            return self.inferer(noisy, self.network, timesteps)
 
     @torch.no_grad()
     def predict(self, network: torch.nn.Module, part: str, timestep: int | None) -> tuple[torch.Tensor, torch.Tensor]:

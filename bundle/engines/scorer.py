@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as functional
-from monai.transforms import Compose
 from sklearn.model_selection import StratifiedKFold
 
 from bundle.artefacts import read_artefact, require_same
@@ -20,12 +18,13 @@ from bundle.data.labelled import LabelledPatches
 from bundle.data.labelled_part import LabelledPart
 from bundle.data.loader import ItemDataset, StepDataLoader, read_images
 from bundle.data.split import SplitRow
-from bundle.data.transforms import RandDensityd, RandOrientationd, ScalePatchd, scale_patch
+from bundle.data.transforms import scale_patch
 from bundle.engines.classifier import ClassifierTrainer
 from bundle.engines.schedules import warm_up_and_cool_down
 from bundle.metrics.classification import summarise
 from bundle.randomness import mix_seed
 from bundle.scorer import dropout_masks, expected_softmax, full_batches
+from bundle.sums import file_sha256
 
 
 class LabelledFold(LabelledPart):
@@ -78,13 +77,9 @@ class ScorerTrainer(ClassifierTrainer):
         stage: its name.
         labelled: the labelled patches.
         training, held_out: what it is trained on, and what it is measured on.
-        density: probability and scale of the stain variation (`bundle.data.transforms.RandDensityd`).
-        items_per_step: batch size of the training.
-        steps, seed: as of StageTrainer. The learning rate falls linearly to 0 over the last half of the steps.
-        handlers: stage name -> its handlers.
+        steps: as of StageTrainer. The learning rate falls linearly to 0 over the last half of them.
         passes: passes of Monte-Carlo dropout, see :func:`bundle.scorer.dropout_masks`.
         trunk_weights: a file the trunk starts from, or None for random weights.
-        num_workers: processes that load ahead.
         batch_size: images at once where nothing is trained.
         **classifier: further arguments of ClassifierTrainer.
     """
@@ -95,14 +90,9 @@ class ScorerTrainer(ClassifierTrainer):
         labelled: LabelledPatches,
         training: LabelledPart,
         held_out: LabelledPart,
-        density: tuple[float, float],
-        items_per_step: int,
         steps: int,
-        seed: int,
-        handlers: Callable[[str], list],
         passes: int = 10,
         trunk_weights: str | Path | None = None,
-        num_workers: int = 0,
         batch_size: int = 64,
         **classifier: Any,
     ) -> None:
@@ -112,18 +102,8 @@ class ScorerTrainer(ClassifierTrainer):
         self.passes = passes
         self.trunk_weights = None if trunk_weights is None else Path(trunk_weights).expanduser()
         self.batch_size = batch_size
-        random = [RandDensityd("image", *density), RandOrientationd("image"), ScalePatchd("image")]
-        dataset = ItemDataset(training, Compose(random))
-        super().__init__(
-            labelled=labelled,
-            steps=steps,
-            seed=seed,
-            train_data_loader=StepDataLoader(dataset, items_per_step, steps, seed, num_workers),
-            train_handlers=handlers(stage),
-            validation_interval=steps,  # "the best of one": the last
-            settings={"stain variation": list(density)},
-            **classifier,
-        )
+        # A validation interval of all steps gives "the best of one": the last.
+        super().__init__(labelled=labelled, steps=steps, validation_interval=steps, **classifier)
 
     def start_from_pretraining(self) -> None:
         if self.trunk_weights is not None:
@@ -184,14 +164,62 @@ class FinalScorerTrainer(ScorerTrainer):
 
     Args:
         labelled: the labelled patches.
-        folds: the stages of the folds, which have ended before this one begins.
-        **scorer: further arguments of ScorerTrainer.
+        folds: how many scorers are trained besides, each without a fold of the labelled images.
+        train_data_loader: a StepDataLoader of the part "train". Those of the folds have its transform and batch size.
+        train_handlers: of this stage alone.
+        fold_handlers: stage name -> handlers of a fold.
+        **scorer: further arguments of ScorerTrainer, which the folds share.
+
+    Attributes:
+        folds: stages "scorer_fold_1" to "scorer_fold_<folds>", which must have ended before this one begins.
+
+    Raises:
+        ValueError: fewer than two folds.
     """
 
-    def __init__(self, labelled: LabelledPatches, folds: list[ScorerTrainer], **scorer: Any) -> None:
-        training, validation = labelled.part("train"), labelled.part("validation")
-        super().__init__(stage="scorer", labelled=labelled, training=training, held_out=validation, **scorer)
-        self.folds = folds
+    def __init__(
+        self,
+        labelled: LabelledPatches,
+        folds: int,
+        train_data_loader: StepDataLoader,
+        steps: int,
+        seed: int,
+        train_handlers: Sequence[Any] = (),
+        fold_handlers: Callable[[str], list] = lambda stage: [],
+        **scorer: Any,
+    ) -> None:
+        if not isinstance(folds, int) or folds < 2:
+            raise ValueError(f"--folds is {folds!r}; it must be an integer of at least 2")
+        shared = {**scorer, "labelled": labelled, "steps": steps, "seed": seed}
+        super().__init__(
+            stage="scorer",
+            training=labelled.part("train"),
+            held_out=labelled.part("validation"),
+            train_data_loader=train_data_loader,
+            train_handlers=train_handlers,
+            **shared,
+        )
+        transform, loading = train_data_loader.dataset.transform, train_data_loader.num_workers
+        self.folds = []
+        for fold in range(folds):
+            stage = f"scorer_fold_{fold + 1}"
+            training, held_out = (LabelledFold(labelled, fold, folds, seed, inside) for inside in (False, True))
+            dataset = ItemDataset(training, transform)
+            self.folds.append(
+                ScorerTrainer(
+                    stage=stage,
+                    training=training,
+                    held_out=held_out,
+                    train_data_loader=StepDataLoader(dataset, train_data_loader.items_per_batch, steps, seed, loading),
+                    train_handlers=fold_handlers(stage),
+                    **shared,
+                )
+            )
+
+    @property
+    def stages(self) -> list[ScorerTrainer]:
+        """All of them in the order in which they run."""
+        return [*self.folds, self]
 
     def identity(self) -> dict[str, Any]:
         return {**super().identity(), "folds": len(self.folds)}
@@ -224,28 +252,6 @@ def summarise_expected(probabilities: torch.Tensor, labels: torch.Tensor, classe
     return summarise(probabilities.log(), labels, classes)
 
 
-def scorer_trainers(labelled: LabelledPatches, folds: int, seed: int, **trainer: Any) -> list[ScorerTrainer]:
-    """The stages "scorer_fold_1" to "scorer_fold_<folds>", and last "scorer"; arguments as of ScorerTrainer.
-
-    Raises:
-        ValueError: fewer than two folds.
-    """
-    if not isinstance(folds, int) or folds < 2:
-        raise ValueError(f"--folds is {folds!r}; it must be an integer of at least 2")
-    made = [
-        ScorerTrainer(
-            stage=f"scorer_fold_{fold + 1}",
-            labelled=labelled,
-            training=LabelledFold(labelled, fold, folds, seed, inside=False),
-            held_out=LabelledFold(labelled, fold, folds, seed, inside=True),
-            seed=seed,
-            **trainer,
-        )
-        for fold in range(folds)
-    ]
-    return [*made, FinalScorerTrainer(labelled, folds=made, seed=seed, **trainer)]
-
-
 def file_hash(path: Path) -> str:
     """SHA-256 of a file's content.
 
@@ -254,5 +260,4 @@ def file_hash(path: Path) -> str:
     """
     if not path.is_file():
         raise FileNotFoundError(f"there are no weights {str(path)!r}: check --scorer_weights")
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(path)

@@ -13,9 +13,11 @@ from typing import Any
 import torch
 from ignite.engine import Events
 from monai.engines import Trainer
+from monai.inferers import Inferer, SimpleInferer
 
 from bundle.artefacts import read_artefact
 from bundle.files import write_atomically
+from bundle.handlers.tracking import StageEvents, losses, new_figures
 from bundle.randomness import seed_step
 from bundle.run_folder import RunFolder
 
@@ -41,7 +43,7 @@ class StageTrainer(Trainer):
         checkpoint_interval: steps between checkpoints.
         seed: seed of everything random in the stage.
         precision: "fp32", "bf16" or "auto" (bf16 where the hardware computes in it).
-        inferer: how the network is applied to a batch.
+        inferer: how the network is applied to a batch; None calls it.
         settings: further settings that a resumed run must share, by name.
         train_handlers: Ignite handlers, attached when the run begins. Those that write as soon as they exist are given
             unbuilt (`"_mode_": "callable"` in a config).
@@ -59,7 +61,7 @@ class StageTrainer(Trainer):
         checkpoint_interval: int,
         seed: int,
         precision: str = "auto",
-        inferer: Any = None,
+        inferer: Inferer | None = None,
         settings: dict[str, Any] | None = None,
         train_handlers: Sequence | None = None,
     ) -> None:
@@ -71,15 +73,17 @@ class StageTrainer(Trainer):
         self.steps = steps
         self.folder = folder
         self.seed = seed
-        self.inferer = inferer
+        self.inferer = inferer or SimpleInferer()
         self.settings = dict(settings or {})
         self.autocast_dtype = autocast_dtype(precision, self.state.device)
         self.seconds = 0.0  # of earlier runs of this stage
         self.started = 0.0
         self.checkpoint_interval = checkpoint_interval
         self.handlers = list(train_handlers or ())
+        self.register_events(*StageEvents)
         self.add_event_handler(Events.ITERATION_STARTED, self._seed)
         self.add_event_handler(Events.ITERATION_COMPLETED, self._require_finite)
+        self.add_event_handler(Events.ITERATION_COMPLETED, self._decollate)
 
     # What a subclass fills in.
 
@@ -136,6 +140,7 @@ class StageTrainer(Trainer):
         """Runs the stage from its checkpoint, or from the start; does nothing where it has already ended."""
         self.folder.open()
         self.started = time.monotonic()
+        before = self.folder.metrics()
         self.check()
         self.prepare()
         done = self.state.iteration = self.load_checkpoint()
@@ -144,6 +149,7 @@ class StageTrainer(Trainer):
         if self.finished(done):
             logger.info(f"{self.stage}: finished before; kept {self.artefact_path}")
             return
+        self.attach_handlers()
         if done < self.steps:
             self.folder.save_config()
             self.before_first_step()
@@ -152,11 +158,12 @@ class StageTrainer(Trainer):
                 f"{self.state.device} in {str(self.autocast_dtype).removeprefix('torch.')}"
             )
             self.data_loader.start = done
-            self.attach_handlers()
             super().run()
             if self.state.iteration % self.checkpoint_interval:
                 self.save_checkpoint()
         self.finish()
+        self.state.metrics = new_figures(before, self.folder.metrics())
+        self.fire_event(StageEvents.FINISHED)
 
     def finished(self, done: int) -> bool:
         """Whether nothing is left to do. The artefact is written last, after metrics and pictures.
@@ -191,9 +198,12 @@ class StageTrainer(Trainer):
         seed_step(self.seed, zlib.crc32(self.stage.encode()), self.state.iteration, self.state.rank)
 
     def _require_finite(self) -> None:
-        broken = {name: value for name, value in self.state.output.items() if not math.isfinite(value)}
+        broken = {name: value for name, value in losses(self.state.output).items() if not math.isfinite(value)}
         if broken:
             raise FloatingPointError(self.broken(broken))
+
+    def _decollate(self) -> None:
+        self.state.output = [self.state.output]  # as MONAI's own trainers leave it, and its handlers expect it
 
     def broken(self, what: Any) -> str:
         return (

@@ -15,6 +15,7 @@ from monai.engines import SupervisedEvaluator
 from bundle.adapted import AdaptedModels
 from bundle.chain import is_inert
 from bundle.diffusion.samplers import timestep_pairs
+from bundle.handlers.tracking import StageEvents, new_figures
 from bundle.inferers import GuidedLatentInferer
 from bundle.pictures import save_labelled_grid, to_uint8
 from bundle.pool import Pool
@@ -112,6 +113,7 @@ def run_synthesis(
     inferer.settings(models)  # refuses what is impossible before a folder is made
     rank, world_size = rank_and_world_size()
     folder.open()
+    evaluator.register_events(*StageEvents)
     try:
         pool.open()
         if rank == 0:
@@ -128,7 +130,9 @@ def run_synthesis(
         with pool.among_processes():
             if count:
                 section = "synthesis" if world_size == 1 else f"synthesis_of_process_{rank}"
+                before = folder.metrics()
                 folder.set_metrics(section, figures(models, inferer, count, time.monotonic() - started))
+                evaluator.state.metrics = new_figures(before, folder.metrics())
             if not all(pool.has(request["class"], request["seed"]) for request in loader.requests):
                 logger.info(f"process {rank + 1} is done; what is missing, the others make")
                 return
@@ -138,6 +142,8 @@ def run_synthesis(
         save_labelled_grid(folder / "samples.png", shown, classes, [f"seed {seed}" for seed in seeds], pool.marks)
         if pictures is not None:
             pictures.save(folder, models, inferer, classes, pool.marks)
+        if count:
+            evaluator.fire_event(StageEvents.FINISHED)
         manifest = os.path.relpath(pool.folder / "manifest.csv", folder.path)
         folder.report([manifest, "samples.png", *GuidancePictures.names, "metrics.json", "config.json"], next_command)
     finally:

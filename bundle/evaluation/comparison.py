@@ -6,6 +6,8 @@ import contextlib
 import logging
 from typing import Any
 
+from torch.utils.data import Dataset
+
 from bundle.data.augmented import AugmentedPatches
 from bundle.data.labelled import LabelledPatches
 from bundle.data.labelled_part import JUDGE_PARTS
@@ -32,8 +34,10 @@ logger = logging.getLogger(__name__)
 HALVES = "halves"
 
 
-class Comparison:
+class Comparison(Dataset):
     """The sets of an evaluation. Nothing is read before :meth:`prepare`.
+
+    As a dataset it is the synthetic images that are judged: {"image": uint8 RGB [3, S, S], "label": class number}.
 
     Args:
         labelled: the real labelled images.
@@ -124,6 +128,13 @@ class Comparison:
         self.notes += self.equal.notes + self._said_of_the_judge()
         self.notes += self._same_pictures()
         return self
+
+    def __len__(self) -> int:
+        return len(self.prepare().synthetic)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        synthetic = self.prepare().synthetic
+        return {"image": synthetic.read(index), "label": int(synthetic.labels[index])}
 
     def _synthetic(self) -> tuple[ImageSet, StoredPool]:
         if self.augmented.selection_file is not None:

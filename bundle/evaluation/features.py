@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 
 import torch
+from monai.inferers import Inferer, SimpleInferer
 from safetensors import safe_open
 from safetensors.torch import save_file
 from tqdm import tqdm
@@ -27,11 +28,13 @@ class FeatureCache:
     Args:
         folder: where they are kept.
         batch_size: images at once.
+        inferer: how an extractor is applied to a batch; None calls it.
     """
 
-    def __init__(self, folder: str | Path, batch_size: int = 64) -> None:
+    def __init__(self, folder: str | Path, batch_size: int = 64, inferer: Inferer | None = None) -> None:
         self.folder = Path(folder).expanduser()
         self.batch_size = batch_size
+        self.inferer = inferer or SimpleInferer()
 
     def features(self, images: ImageSet, extractor: Extractor) -> torch.Tensor:
         """fp32 [N, D], in the order of the images; from the disk, or computed now and kept.
@@ -73,7 +76,7 @@ class FeatureCache:
         total = -(-len(images) // self.batch_size)
         title = f"{extractor.name}, {images.name}"
         for batch in tqdm(images.batches(self.batch_size), title, total, leave=False):
-            features = extractor(batch)
+            features = self.inferer(batch, extractor)
             broken = (~features.isfinite().all(1)).nonzero().flatten().tolist()
             if broken:
                 raise ValueError(

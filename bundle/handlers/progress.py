@@ -7,6 +7,7 @@ from typing import Any
 from ignite.engine import Engine, Events
 from tqdm import tqdm
 
+from bundle.handlers.tracking import losses
 from bundle.processes import rank_and_world_size
 
 
@@ -33,7 +34,8 @@ class Progress:
         self.bar = tqdm(dynamic_ncols=True, mininterval=1.0, **bar)
 
     def step(self, engine: Engine) -> None:
-        for name, value in engine.state.output.items():
+        terms = {name: value for name, value in losses(engine.state.output).items() if "validation" not in name}
+        for name, value in terms.items():
             self.smooth[name] = 0.99 * self.smooth.get(name, value) + 0.01 * value
         self.bar.set_postfix({name: f"{value:.3g}" for name, value in self.smooth.items()}, refresh=False)
         self.bar.update()

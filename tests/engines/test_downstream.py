@@ -42,7 +42,7 @@ def trained(made):
     """Trains in a folder with settings."""
 
     def train(folder, **settings):
-        trainer = made(folder, **settings)("classification#trainer")
+        trainer = made(folder, **settings)("train#trainer")
         trainer.run()
         trainer.folder.close()
         return trainer
@@ -130,7 +130,7 @@ def test_the_artefact_makes_the_predictions(made, classified, tmp_path):
     """In evaluation mode, on images as the config prepares them."""
     network, _ = load_classifier(classified / "classifier.pt", "classifier")
     content = made(copy(classified, tmp_path))
-    part, prepare = content("labelled").part("test").prepare(), content("classification#preprocessing")
+    part, prepare = content("labelled").part("test").prepare(), content("validate#preprocessing")
     rows = {row["file"]: row for row in table(classified) if row["part"] == "test"}
     for index in range(0, len(part), 5):
         probability = network(prepare(part.read(index))["image"][None]).softmax(1)[0, part.labels[index]].item()
@@ -141,7 +141,7 @@ def test_the_artefact_makes_the_predictions(made, classified, tmp_path):
 @pytest.mark.parametrize("normalise", [False, True])
 def test_held_out_parts_are_looked_at_once_and_last(made, tmp_path, monkeypatch, normalise):
     seen, read = [], LabelledPart.read
-    trainer = made(tmp_path, normalise_stain=normalise)("classification#trainer")
+    trainer = made(tmp_path, normalise_stain=normalise)("train#trainer")
 
     def reading(part, index):
         seen.append((part.part, index, trainer.state.iteration))
@@ -213,7 +213,7 @@ def test_a_finished_run_is_not_run_again(workflow, classified, selection, tmp_pa
 def test_another_run_in_the_same_folder_is_refused(made, classified, selection, tmp_path, changes, named):
     settings = {"selection_file": str(selection), **changes}
     with pytest.raises(ValueError, match=f"can't be continued: its {named} is"):
-        made(copy(classified, tmp_path), **settings)("classification#trainer").run()
+        made(copy(classified, tmp_path), **settings)("train#trainer").run()
 
 
 # Each step
@@ -221,7 +221,7 @@ def test_another_run_in_the_same_folder_is_refused(made, classified, selection, 
 
 def test_learning_rate_rises_and_falls_by_the_cosine(made, tmp_path):
     settings = {"classifier_steps": 10, "classifier_warm_up": 4, "classifier_learning_rate": 0.1}
-    trainer = made(tmp_path, **settings)("classification#trainer")
+    trainer = made(tmp_path, **settings)("train#trainer")
     step, rates = trainer._iteration, []
 
     def recording(engine, batch):
@@ -240,7 +240,7 @@ def test_learning_rate_rises_and_falls_by_the_cosine(made, tmp_path):
 def test_loss_is_that_of_timm_for_the_same_mixture(made, tmp_path, mixup_alpha, cutmix_alpha):
     """With what the picture shows of one image and another, label smoothing included."""
     settings = {"mixup_alpha": mixup_alpha, "cutmix_alpha": cutmix_alpha, "label_smoothing": 0.1}
-    trainer = made(tmp_path, **settings)("classification#trainer")
+    trainer = made(tmp_path, **settings)("train#trainer")
     trainer.prepare()
     images = torch.stack([torch.full((3, 32, 32), float(value)) for value in (-1, -0.5, 0.25, 1)])
     labels, seen = torch.tensor([0, 3, 5, 8]), []
@@ -266,7 +266,7 @@ def test_loss_is_that_of_timm_for_the_same_mixture(made, tmp_path, mixup_alpha, 
 
 
 def test_mixtures_are_drawn_from_the_seed_of_the_step(made, tmp_path):
-    trainer = made(tmp_path, mixup_alpha=0.8, cutmix_alpha=1.0)("classification#trainer")
+    trainer = made(tmp_path, mixup_alpha=0.8, cutmix_alpha=1.0)("train#trainer")
     trainer.prepare()
     images, labels = torch.randn(4, 3, 32, 32), torch.arange(4)
 
@@ -306,7 +306,7 @@ def test_training_starts_from_given_weights_of_the_trunk(made, trained, tmp_path
     trunk_file(tmp_path / "trunk.pt")
     (tmp_path / "run" / "classifier.pt").unlink()
     with pytest.raises(ValueError, match="its trunk weights is"):
-        made(tmp_path / "run", **settings)("classification#trainer").run()
+        made(tmp_path / "run", **settings)("train#trainer").run()
 
 
 @pytest.mark.parametrize(
@@ -323,14 +323,14 @@ def test_training_starts_from_given_weights_of_the_trunk(made, trained, tmp_path
 )
 def test_an_unfit_trunk_is_refused_before_anything_is_trained(made, tmp_path, settings, error, message):
     with pytest.raises(error, match=message):
-        made(tmp_path, **settings)("classification#trainer").run()
+        made(tmp_path, **settings)("train#trainer").run()
     assert not list(tmp_path.glob("classifier*"))
 
 
 def test_weights_of_another_trunk_are_refused(made, tmp_path):
     trunk_file(tmp_path / "trunk.pt", embed_dim=64)
     with pytest.raises(ValueError, match="trunk.pt has other weights than this trunk"):
-        made(tmp_path / "run", trunk_weights=str(tmp_path / "trunk.pt"))("classification#trainer").run()
+        made(tmp_path / "run", trunk_weights=str(tmp_path / "trunk.pt"))("train#trainer").run()
 
 
 # What is refused
@@ -353,7 +353,7 @@ def test_weights_of_another_trunk_are_refused(made, tmp_path):
 )
 def test_settings_out_of_range_are_refused_before_anything_is_read(made, tmp_path, settings, message):
     with pytest.raises(RuntimeError) as caught:
-        made(tmp_path / "out", **settings)("classification#trainer")
+        made(tmp_path / "out", **settings)("train#trainer")
     assert __import__("re").search(message, str(root_cause(caught.value))), root_cause(caught.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -368,19 +368,19 @@ def write_test_set(folder, classes):
 def test_a_test_set_of_other_classes_is_refused(made, data, tmp_path):
     settings = {"dataset_dir": str(data), "test_dir": str(write_test_set(tmp_path / "test", ["TUM", "XYZ"]))}
     with pytest.raises(ValueError, match=r"test has class 'XYZ', and the dataset has only \['ADI'"):
-        made(tmp_path / "run", **settings)("classification#trainer").run()
+        made(tmp_path / "run", **settings)("train#trainer").run()
 
 
 def test_a_split_file_of_another_test_set_is_refused(made, data, classified, tmp_path):
     settings = {"dataset_dir": str(data), "test_dir": str(write_test_set(tmp_path / "test", ["TUM", "XYZ"]))}
     settings |= {"split_file": str(classified / "split.csv"), "labels_per_class": None}
     with pytest.raises(ValueError, match="split.csv lists .* which is not a readable image of .*--test_dir"):
-        made(tmp_path / "run", **settings)("classification#trainer").run()
+        made(tmp_path / "run", **settings)("train#trainer").run()
 
 
 def test_a_selection_of_another_split_is_refused_before_anything_is_trained(made, selection, tmp_path):
     with pytest.raises(ValueError, match="selection.csv was made for the split"):
-        made(tmp_path, selection_file=str(selection), labels_per_class=5)("classification#trainer").run()
+        made(tmp_path, selection_file=str(selection), labels_per_class=5)("train#trainer").run()
     assert not list(tmp_path.glob("classifier*"))
 
 
@@ -451,7 +451,7 @@ def test_control_and_classifier_need_folders_of_their_own(made, classified, tmp_
     folder.path.mkdir()
     folder.set_metrics("colour_control", {})
     with pytest.raises(ValueError, match="holds the results of colour_control.*--output_dir"):
-        made(tmp_path / "control")("classification#trainer").run()
+        made(tmp_path / "control")("train#trainer").run()
 
 
 def test_control_mixes_by_count_only(made, selection, tmp_path):

@@ -14,8 +14,9 @@ from helpers import assert_equal, kill_stage, root_cause
 
 from bundle.artefacts import load_artefact, read_artefact
 from bundle.data.labelled import LabelledPatches
-from bundle.data.transforms import scale_patch
-from bundle.engines.scorer import LabelledFold, scorer_trainers
+from bundle.data.loader import ItemDataset, StepDataLoader
+from bundle.data.transforms import ScalePatchd, scale_patch
+from bundle.engines.scorer import FinalScorerTrainer, LabelledFold
 from bundle.networks.feature_classifier import FeatureClassifier
 from bundle.scorer import Scorer, dropout_masks, expected_softmax, full_batches, load_feature_extractor
 
@@ -36,11 +37,12 @@ def pictures():
 
 
 def trainers(labelled, folds, trunk, **settings):
-    return scorer_trainers(
-        labelled, folds=folds, seed=0, density=(0.9, 0.5), items_per_step=4, steps=5, handlers=lambda stage: [],
-        architecture=functools.partial(FeatureClassifier, trunk=trunk), device="cpu", max_epochs=1, folder=None,
-        optimizer=functools.partial(torch.optim.AdamW), checkpoint_interval=5, **settings,
-    )  # fmt: skip
+    loader = StepDataLoader(ItemDataset(labelled.part("train"), ScalePatchd("image")), 4, 5, 0)
+    return FinalScorerTrainer(
+        labelled, folds, loader, steps=5, seed=0, architecture=functools.partial(FeatureClassifier, trunk=trunk),
+        device="cpu", max_epochs=1, folder=None, optimizer=functools.partial(torch.optim.AdamW), checkpoint_interval=5,
+        **settings,
+    ).stages  # fmt: skip
 
 
 def test_each_labelled_image_is_held_out_once_and_trained_on_otherwise(labelled):
@@ -80,7 +82,7 @@ def test_the_scorer_itself_is_trained_on_the_training_part_alone(labelled):
         assert not {row.file for row in trainer.data_loader.dataset.source.rows} & set(trainer.held_out.files)
     for wrong in (1, 0, 2.5):
         with pytest.raises(ValueError, match=f"--folds is {wrong}; it must be an integer of at least 2"):
-            scorer_trainers(labelled, folds=wrong, seed=0)
+            trainers(labelled, wrong, "ResNet")
 
 
 def test_expected_softmax_by_hand():

@@ -22,5 +22,6 @@ def test_mlflow_sees_both_stages(workflow, tmp_path):
     client = mlflow.MlflowClient(tracking_uri=store)
     experiment = client.get_experiment_by_name("histodiffusion")
     runs = {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
-    assert {"l1", "perceptual"} <= runs["autoencoder"].data.metrics.keys()
-    assert len(client.get_metric_history(runs["diffusion"].info.run_id, "loss")) == 4
+    autoencoder, diffusion = (runs[f"{tmp_path / 'out'}/{stage}"] for stage in ("autoencoder", "diffusion"))
+    assert {"l1", "perceptual"} <= autoencoder.data.metrics.keys()
+    assert len(client.get_metric_history(diffusion.info.run_id, "loss")) == 4

@@ -239,7 +239,7 @@ def test_the_command_line_hands_over_names_and_dictionaries(bundle_root, tmp_pat
     for given in (["judge_grey", own], ("judge_grey", own)):
         made = ConfigWorkflow(config_file=file, output_dir=str(tmp_path), extractors=given)
         made.initialize()
-        assert made.parser.get_parsed_content("networks").settings == ["judge_grey", own]
+        assert made.parser.get_parsed_content("network_def").settings == ["judge_grey", own]
 
 
 def test_an_extractor_that_gives_no_rows_is_refused(make, tmp_path):
