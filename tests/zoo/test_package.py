@@ -18,6 +18,7 @@ from bundle.adapted import AdaptedModels
 from bundle.artefacts import read_artefact
 from bundle.data.marks import read_marks
 from bundle.packed import save_packed
+from bundle.report.measured import READINGS
 from bundle.sums import file_sha256, read_sums
 from bundle.zoo.archive import sorted_files, unpack
 from bundle.zoo.package import build_package, described, pack_weights, with_default
@@ -282,8 +283,8 @@ def test_an_adapted_diffusion_model_with_its_evaluation(bundle_root, tmp_path):
     (runs / "evaluation.json").write_text(json.dumps(evaluation))
     folder, _ = build_package(bundle_root, tmp_path / "dist", **settings)
     card = (folder / "docs" / "model_card.md").read_text()
-    row = "| Kernel distance | 0.143 | 0.143 to 0.143 | 0.287 | 0.287 to 0.287 | better than the floor |"
-    assert row in card and "worse than real images" in card and "9 images, of which 7 are compared" in card
+    row = f"| Kernel distance | 0.143 | 0.143 to 0.143 | 0.287 | 0.287 to 0.287 | {READINGS['better']} |"
+    assert row in card and READINGS["worse"] in card and "9 images, of which 7 are compared" in card
     found = json.loads((folder / "configs" / "metadata.json").read_text())["eval_metrics"]
     assert found["diffusion_adaptation_loss_after"] and "### Diffusion model, adapted" in card
     assert found["synthetic_fidelity_judge_grey_kid"] == figure(0.143, 0.287)
