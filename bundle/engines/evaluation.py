@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT = "histodiffusion-evaluation/1"
 SECTIONS = ("fidelity", "stain", "nuclei", "copies", "agreement")
-VERSION = 1  # raise it when what a section says changes, so that old results are not met
+VERSION = 2  # raise it when what a section says changes, so that old results are not met
 SHOWN_IMAGES = 24  # of each class
 
 
@@ -47,14 +47,14 @@ class Evaluation:
         folder: where results are kept.
         sections: which of `SECTIONS` are measured; None for all.
         draws, frechet_draws: of the bootstrap intervals, and of that of the overall Fréchet distance, whose draws take
-            seconds each where features are many.
+            seconds each where features are many; 2 or more.
         microns_per_pixel: of the images as they are compared, for nuclei; None where unknown.
         batch_size: images at once.
         seed: of what is drawn.
         inferer: how an extractor is applied to a batch; None calls it.
 
     Raises:
-        ValueError: an unknown section.
+        ValueError: an unknown section, or fewer than 2 draws.
     """
 
     def __init__(
@@ -74,6 +74,9 @@ class Evaluation:
         unknown = [name for name in chosen if name not in SECTIONS]
         if unknown or not chosen:
             raise ValueError(f"--sections is {sections!r}; they must be of {', '.join(SECTIONS)}")
+        for flag, number in (("draws", draws), ("frechet_draws", frechet_draws)):
+            if number < 2:
+                raise ValueError(f"--{flag} is {number}; it must be 2 or more, as one draw shows no scatter")
         self.comparison = comparison
         self.extractors = extractors
         self.folder = folder

@@ -9,10 +9,9 @@ import torch
 from sklearn.metrics import confusion_matrix
 
 from bundle.data.transforms import scale_patch
-from bundle.evaluation.figures import figure
+from bundle.evaluation.figures import figure, share_interval
 from bundle.evaluation.sets import ImageSet
 from bundle.judge import VIEWS, Judge
-from bundle.metrics.held_out import bootstrap_intervals
 
 SEEN_AS = {"colour": "in colour", "grey": "in grey", "normalised": "with all stains brought to one pair"}
 
@@ -30,9 +29,12 @@ def measure_agreement(judge: Judge, synthetic: ImageSet, reference: ImageSet, ba
         batch_size: images at once.
 
     Returns:
-        "overall" and "classes": figures "agreement_<view>", with 95 % bootstrap intervals over the images; "confusion":
+        "overall" and "classes": figures "agreement_<view>", with 95 % intervals over the images; "confusion":
         {view: {"synthetic", "reference": counts [K, L], a row an asked class, a column a seen one}}; "asked" (K names),
         "seen" (L names); "judge": its weights and its own figures; "notes"; "metrics".
+
+    Raises:
+        ValueError: the judge's opinion of an image is not finite.
     """
     sets = {"synthetic": synthetic, "reference": reference}
     seen = {name: _predictions(judge, images, batch_size) for name, images in sets.items()}
@@ -75,8 +77,19 @@ def measure_agreement(judge: Judge, synthetic: ImageSet, reference: ImageSet, ba
 
 def _predictions(judge: Judge, images: ImageSet, batch_size: int) -> dict[str, np.ndarray]:
     """{view: int [N], the class the judge sees}."""
-    logits = [judge.logits(scale_patch(batch)) for batch in images.batches(batch_size)]
-    return {view: torch.cat([of[view] for of in logits]).argmax(1).numpy() for view in VIEWS}
+    batches = [judge.logits(scale_patch(batch)) for batch in images.batches(batch_size)]
+    found = {}
+    for view in VIEWS:
+        logits = torch.cat([of[view] for of in batches])
+        broken = (~logits.isfinite().all(1)).nonzero().flatten().tolist()
+        if broken:
+            raise ValueError(
+                f"judge_{view}.pt gives numbers that are not finite for {images.files[broken[0]]} of the {images.name} "
+                f"and for {len(broken) - 1} more images: its weights are broken. Name another --adapted_dir, or leave "
+                "agreement out of --sections"
+            )
+        found[view] = logits.argmax(1).numpy()
+    return found
 
 
 def _figure(synthetic: np.ndarray, reference: np.ndarray) -> dict[str, Any]:
@@ -84,11 +97,6 @@ def _figure(synthetic: np.ndarray, reference: np.ndarray) -> dict[str, Any]:
     return figure(
         synthetic.trace() / synthetic.sum(),
         reference.trace() / reference.sum(),
-        _interval(synthetic),
-        _interval(reference),
+        *(share_interval(counts.trace(), counts.sum()) for counts in (synthetic, reference)),
         better="floor",
     )
-
-
-def _interval(counts: np.ndarray) -> list[float]:
-    return bootstrap_intervals(counts)["accuracy"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from typing import Any
 
@@ -11,7 +10,6 @@ from torch.utils.data import Dataset
 from bundle.data.augmented import AugmentedPatches
 from bundle.data.labelled import LabelledPatches
 from bundle.data.labelled_part import JUDGE_PARTS
-from bundle.data.sources import UnreadableImage
 from bundle.data.split import PARTS
 from bundle.data.store import PatchStore
 from bundle.evaluation.sets import (
@@ -144,8 +142,7 @@ class Comparison(Dataset):
             return found, self.augmented.pool
         found = pool_set(self.pool, self.labelled.classes)
         for label in range(len(found.classes)):  # one of each is looked into, before anything is measured
-            with contextlib.suppress(UnreadableImage):
-                found.read(int((found.labels == label).argmax()))
+            found.read(int((found.labels == label).argmax()))
         return found, self.pool
 
     def _part(self, role: str) -> ImageSet:

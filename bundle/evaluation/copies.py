@@ -23,11 +23,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import binomtest
 from torch.nn.functional import adaptive_avg_pool2d
 
 from bundle.data.transforms import orient
-from bundle.evaluation.figures import figure
+from bundle.evaluation.figures import figure, share_interval
 from bundle.evaluation.nearest_pairs import save_gallery, write_table
 from bundle.evaluation.sets import ImageSet
 from bundle.metrics.copies import COPY_RATIO, aligned_distances, nearest_images
@@ -293,12 +292,11 @@ def _figures(
 
 
 def _share(values: np.ndarray) -> tuple[float, list[float]] | None:
-    """Share of ones and its 95 % interval by Wilson, where bootstrap would say that 0 of 100 is certainly 0."""
+    """Share of ones among those that are known, and its interval."""
     known = values[~np.isnan(values.astype(np.float64))]
     if not len(known):
         return None
-    interval = binomtest(int(known.sum()), len(known)).proportion_ci(method="wilson")
-    return float(known.mean()), [interval.low, interval.high]
+    return float(known.mean()), share_interval(known.sum(), len(known))
 
 
 def _median(values: np.ndarray, draws: int, seed: int) -> tuple[float, list[float] | None] | None:

@@ -11,6 +11,11 @@ from scipy.stats import wasserstein_distance
 
 from bundle.evaluation.figures import figure
 
+INTERVALS = (
+    "Intervals: percentiles of {draws} draws of the images with replacement, which lie somewhat high. Those of all "
+    "classes together let the mix of classes vary, although it is fixed, so they are wide."
+)
+
 
 @dataclass(frozen=True)
 class Sample:

@@ -6,7 +6,6 @@ files. "FID" is said only of the Inception network and the weights that the name
 
 from __future__ import annotations
 
-import hashlib
 import io
 import re
 import warnings
@@ -23,6 +22,7 @@ from bundle.judge import VIEWS, Judge
 from bundle.networks.feature_classifier import MONAI_RESNET, FeatureClassifier, known_model
 from bundle.pool import content_hash
 from bundle.scorer import Scorer
+from bundle.sums import file_sha256
 
 # The first digits of the SHA-256 of the weights that FID is defined with, as torch-fidelity publishes them:
 # github.com/toshas/torch-fidelity/releases, weights-inception-2015-12-05-6726825d.pth.
@@ -73,7 +73,13 @@ class Extractor:
         self.weights_sha256 = weights_sha256
         self.resize = resize
         self._apply = apply
-        self.dimension = self(torch.full((2, 3, side, side), 200, dtype=torch.uint8)).shape[1]
+        blank = self(torch.full((2, 3, side, side), 200, dtype=torch.uint8))
+        if not blank.isfinite().all():
+            raise ValueError(
+                f"the extractor {name} gives features that are not finite for a blank image: its weights are broken, "
+                "or it can't compute on this --device. Leave it out of --extractors, or give other weights"
+            )
+        self.dimension = blank.shape[1]
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """fp32 [B, D] on the CPU, of uint8 RGB [B, 3, S, S]."""
@@ -324,11 +330,7 @@ def _file(name: str, path: str | Path, sha256: str | None) -> tuple[Path, str]:
             f"the extractor {name} has no weights at {str(path)!r}: nothing is downloaded, so get the file"
             f"{hint if name == INCEPTION else ''} and name it in --extractors"
         )
-    digest = hashlib.sha256()  # file_digest is of Python 3.11
-    with open(path, "rb") as file:
-        for block in iter(lambda: file.read(2**20), b""):
-            digest.update(block)
-    found = digest.hexdigest()
+    found = file_sha256(path)
     if sha256 is not None and str(sha256).lower() != found:
         raise ValueError(
             f"the extractor {name}: {path} has the SHA-256 {found}, and {sha256} was given. It is another file, or "

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bundle.evaluation.figures import figure
+from bundle.evaluation.figures import figure, share_interval
 from bundle.metrics.distances import distance_blocks
 from bundle.metrics.frechet import centred_interval, frechet_distance, principal_axes
 from bundle.metrics.kernel import KernelSums, distance_of_sums
@@ -60,12 +60,11 @@ METRICS = {
 INTERVALS = (
     "Intervals are of 95 % and cover other images of the same sources, not new slides and not a new training. KID: "
     "1.96 jackknife standard errors, wide by up to √2 where sets are alike. Vendi: 1.96 standard errors by the delta "
-    "method, somewhat narrow with fewer images than dimensions. "
+    "method, somewhat narrow with fewer images than dimensions. Precision, recall, coverage: Wilson's of a share. Of "
+    "these and of the density, neighbourhoods are taken as they are, so what they owe to chance is not in it. Those of "
+    "all classes together let the mix of classes vary, although it is fixed, so they are wide. "
 )
-SHARES_INTERVAL = (
-    "Precision, recall, density, coverage: percentiles of {draws} draws of the images with replacement, neighbourhoods "
-    "as they are, so what the neighbourhoods themselves owe to chance is not in it. "
-)
+DENSITY_INTERVAL = "Density: percentiles of {draws} draws of the images with replacement. "
 FRECHET_INTERVAL = (
     "Fréchet distance: Student's, around the distance itself, from the scatter of draws of all images with replacement "
     "({frechet_draws} overall, {few} of a class), wide by up to about twice where images are few for the dimensions. "
@@ -104,8 +103,8 @@ def measure_fidelity(
         synthetic, reference, floor: fp32 [N, D], N above 5 and the same for all. `floor` is of other real images.
         labels: int [N] of synthetic, reference and floor, places in `classes`, with the same counts of each class.
         classes: K names.
-        draws: of the intervals of precision, recall, density and coverage, and, 100 at most, of the Fréchet distances
-            of classes; 0 for no such intervals, otherwise 2 or more.
+        draws: of the interval of the density, and, 100 at most, of the Fréchet distances of classes; 0 for no such
+            intervals, otherwise 2 or more.
         frechet_draws: of the interval of the overall Fréchet distance, each of which takes seconds at D = 2,048; 0 for
             no such interval, otherwise 2 or more.
         seed: of all draws.
@@ -122,7 +121,7 @@ def measure_fidelity(
     _require_comparable(sets, places, classes)
     count, dimension = synthetic.shape
     few_draws = min(draws, DRAWS_OF_FEW_DIMENSIONS)
-    said = INTERVALS + (SHARES_INTERVAL if draws else "") + (FRECHET_INTERVAL if draws or frechet_draws else "")
+    said = INTERVALS + (DENSITY_INTERVAL if draws else "") + (FRECHET_INTERVAL if draws or frechet_draws else "")
     notes = [said.format(draws=draws, frechet_draws=frechet_draws, few=few_draws).strip()]
     if count <= dimension:
         notes.append(
@@ -237,7 +236,11 @@ def _pairs(sets: dict[str, torch.Tensor], draws: int, seed: int) -> dict[str, An
             balls.add(*block)
         found = {"kid": distance_of_sums(of[side].sums, reference.sums, sums)}
         for name, values in balls.images().items():
-            found[name] = values.mean().item(), mean_interval(values, draws, seed) if draws else None
+            if name == "density":  # the others are shares
+                interval = mean_interval(values, draws, seed) if draws else None
+            else:
+                interval = share_interval(values.sum(), len(values))
+            found[name] = values.mean().item(), interval
         both.append(found)
     return {name: _beside(*(found[name] for found in both), BETTER.get(name, "lower")) for name in both[0]}
 

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from scipy.stats import binomtest
+
 BETTER = ("lower", "higher", "floor")  # "floor": the nearer to the floor the better
 
 
@@ -39,5 +41,18 @@ def figure(
             continue
         found[name] = [float(bound) for bound in number] if isinstance(number, Sequence) else float(number)
         if not all(map(math.isfinite, found[name] if isinstance(found[name], list) else [found[name]])):
-            raise ValueError(f"the {name} of a figure is {number}: its features are broken, or there are too few images")
+            raise ValueError(
+                f"the {name} of a figure is {number}: its features are broken, or there are too few images"
+            )
     return {**found, "better": better, **({"note": note} if note else {})}
+
+
+def share_interval(hits: int, count: int) -> list[float]:
+    """95 % interval of a share by Wilson. Drawing again would say that a share of 0 of 10 is certainly 0.
+
+    Args:
+        hits: images that have it.
+        count: of all, 1 or more.
+    """
+    interval = binomtest(int(hits), int(count)).proportion_ci(method="wilson")
+    return [float(interval.low), float(interval.high)]

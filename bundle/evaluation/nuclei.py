@@ -36,7 +36,7 @@ from torch.nn.functional import interpolate
 
 from bundle.data.generated_tissue import FIELD_OF_VIEW
 from bundle.data.stain import STAINS, rgb_to_optical_density
-from bundle.evaluation.distributions import Sample, quantiles, wasserstein_figure
+from bundle.evaluation.distributions import INTERVALS, Sample, quantiles, wasserstein_figure
 from bundle.evaluation.sets import ImageSet
 from bundle.pictures import save_labelled_grid
 
@@ -169,7 +169,7 @@ def measure_nuclei(
     section: dict[str, Any] = {
         "overall": {},
         "classes": {},
-        "notes": _notes(segmenter, microns_per_pixel, side),
+        "notes": _notes(segmenter, microns_per_pixel, side) + ([INTERVALS.format(draws=draws)] if draws else []),
         "metrics": _metrics(unit),
         "quantiles": {},
         "segmenter": {"threshold": segmenter.threshold, "microns_per_pixel": pitch, "unit_of_area": unit},

@@ -12,6 +12,7 @@ import torch
 
 from bundle.data.augmented import AugmentedPatches
 from bundle.data.labelled import LabelledPatches
+from bundle.data.sources import UnreadableImage
 from bundle.data.store import PatchStore
 from bundle.pool import image_file
 from bundle.stored_pool import MAKE, StoredPool
@@ -104,16 +105,26 @@ def pool_set(pool: StoredPool, classes: Sequence[str]) -> ImageSet:
     """All images of a pool, by class and seed. Each must say itself that it is of this pool, when it is read.
 
     Raises:
-        FileNotFoundError, ValueError: no pool, one of other classes, or one without two images of each class.
+        FileNotFoundError, ValueError: no pool, one of other classes, or one without two images of each class. Reading a
+            broken image raises ValueError.
     """
     keys = pool.require_classes(classes)
+
+    def read(place: int) -> torch.Tensor:
+        try:
+            return torch.from_numpy(pool.read(*keys[place]).transpose(2, 0, 1).copy())
+        except UnreadableImage as error:
+            raise ValueError(
+                f"{error}. Remove it, and judge the pool without it or have it made again by the command of the pool"
+            ) from None
+
     found = ImageSet(
         "synthetic",
         {"pool": str(pool.folder), "pool_hash": pool.hash, **pool.identity},
         classes,
         [list(classes).index(name) for name, _ in keys],
         [image_file(*key) for key in keys],
-        lambda place: torch.from_numpy(pool.read(*keys[place]).transpose(2, 0, 1).copy()),
+        read,
     )
     few = _too_few(found)
     if few:
@@ -189,7 +200,10 @@ def halves(images: ImageSet, seed: int) -> tuple[ImageSet, ImageSet]:
         places = _drawn(images.labels, label, [seed, len(images.classes), label])
         one += places[: len(places) // 2]
         other += places[len(places) // 2 : len(places) // 2 * 2]
-    return images.take(sorted(one), "reference"), images.take(sorted(other), "floor")
+    found = images.take(sorted(one), "reference"), images.take(sorted(other), "floor")
+    for half, which in zip(found, ("one", "the other")):
+        half.origin = {**images.origin, "half": which}
+    return found
 
 
 class EqualSets(NamedTuple):

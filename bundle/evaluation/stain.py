@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from bundle.data.stain import STAINS, rgb_to_optical_density
-from bundle.evaluation.distributions import Sample, quantiles, wasserstein_figure
+from bundle.evaluation.distributions import INTERVALS, Sample, quantiles, wasserstein_figure
 from bundle.evaluation.figures import figure
 from bundle.evaluation.sets import ImageSet
 from bundle.metrics.frechet import bootstrap_interval, frechet_distance
@@ -69,7 +69,8 @@ def measure_stain(
     sets = (synthetic, reference, floor)
     found = [np.concatenate([stain_statistics(batch) for batch in one.batches(256)]) for one in sets]
     unit = torch.from_numpy(found[1].std(0, ddof=1)).clamp(min=1e-3)
-    section: dict[str, Any] = {"overall": {}, "classes": {}, "notes": [], "metrics": METRICS, "quantiles": {}}
+    notes = [INTERVALS.format(draws=draws)] if draws else []
+    section: dict[str, Any] = {"overall": {}, "classes": {}, "notes": notes, "metrics": METRICS, "quantiles": {}}
     for place, name in enumerate(["overall", *synthetic.classes]):
         chosen = [values if place == 0 else values[one.labels == place - 1] for one, values in zip(sets, found)]
         if place and min(map(len, chosen)) < FEWEST:

@@ -102,7 +102,7 @@ def counted(monkeypatch):
         def measure(*arguments, folder=None, **keywords):
             seen.append(name)
             for file in {"nuclei": ["nuclei.png"], "copies": ["copies.png", "nearest.csv"]}.get(name, ()):
-                ((Path(arguments[4]) if name == "copies" else folder) / file).touch()
+                Image.new("RGB", (4, 4)).save((Path(arguments[4]) if name == "copies" else folder) / file, "PNG")
             found = {"overall": {"x": figure(1.0, 0.5)}, "classes": {}, "notes": [], "metrics": {}}
             return {**found, "settings": {key: keywords[key] for key in sorted(keywords)}}
 
@@ -243,3 +243,10 @@ def test_it_works_on_built_in_patches(workflow, adapted, counted, tmp_path):
 def test_a_section_must_be_of_those_there_are():
     with pytest.raises(ValueError, match="--sections is \\[\\]"):
         Evaluation(None, None, None, sections=[])
+
+
+def test_one_draw_shows_no_scatter():
+    with pytest.raises(ValueError, match="--frechet_draws is 1; it must be 2 or more"):
+        Evaluation(None, None, None, frechet_draws=1)
+    with pytest.raises(ValueError, match="--draws is 1; it must be 2 or more"):
+        Evaluation(None, None, None, draws=1)

@@ -47,7 +47,7 @@ def test_counts_and_shares_by_hand():
     assert found["confusion"]["grey"] == {"synthetic": [[1, 1, 2], [1, 0, 1]], "reference": [[1, 0, 3], [2, 0, 0]]}
     grey = found["overall"]["agreement_grey"]
     assert grey["value"] == pytest.approx(3 / 6) and grey["floor"] == pytest.approx(5 / 6) and grey["better"] == "floor"
-    assert grey["interval"][0] < grey["value"] < grey["interval"][1] and grey["floor_interval"][1] == 1
+    assert grey["interval"][0] < grey["value"] < grey["interval"][1] and 5 / 6 < grey["floor_interval"][1] < 1
     assert found["overall"]["agreement_colour"]["value"] == 1 and found["overall"]["agreement_normalised"]["value"] == 0
     of_class = {name: of["agreement_grey"] for name, of in found["classes"].items()}
     assert (of_class["TUM"]["value"], of_class["ADI"]["value"]) == (0.5, 0.5)
@@ -63,6 +63,17 @@ def test_the_interval_is_that_of_a_binomial():
     judge = oracle(["a", "b"], (synthetic, seen), (reference, dict.fromkeys(VIEWS, right)))
     found = measure_agreement(judge, synthetic, reference)["classes"]["a"]["agreement_grey"]
     assert found["value"] == 0.8 and found["interval"] == pytest.approx([0.8 - 0.078, 0.8 + 0.078], abs=0.015)
+    assert found["floor"] == 1 and found["floor_interval"] == pytest.approx([100 / 103.8415, 1], rel=1e-4), "by Wilson"
+
+
+def test_an_opinion_that_is_no_number_is_refused():
+    """Of numbers that are none the first class would be the largest, without a word."""
+    sets = [image_set(name, (2, 2), first, classes=["a", "b"]) for name, first in (("synthetic", 0), ("reference", 9))]
+    judge = oracle(["a", "b"], *((one, dict.fromkeys(VIEWS, [0, 0, 1, 1])) for one in sets))
+    of = judge.logits
+    judge.logits = lambda images: {view: logits / (view != "normalised") * 0 for view, logits in of(images).items()}
+    with pytest.raises(ValueError, match="judge_normalised.pt gives .* not finite for synthetic/0.png .* 3 more"):
+        measure_agreement(judge, *sets)
 
 
 def test_it_is_the_judges_own_opinion(tmp_path):

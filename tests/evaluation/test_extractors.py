@@ -253,3 +253,14 @@ def test_an_extractor_that_gives_no_rows_is_refused(make, tmp_path):
         ValueError, match="the extractor maps gives \\(2, 3, 32, 32\\) for 2 images; it must give \\[B, D\\]"
     ):
         make({"name": "maps", "torchscript": str(path), "sha256": sha256(path)}).prepare()
+
+
+def test_an_extractor_that_gives_no_numbers_is_refused_before_any_image(make, tmp_path):
+    class Broken(torch.nn.Module):
+        def forward(self, images):
+            return images.mean((2, 3)) * float("nan")
+
+    path = tmp_path / "broken.ts"
+    torch.jit.script(Broken()).save(str(path))
+    with pytest.raises(ValueError, match="the extractor broken gives features that are not finite for a blank image"):
+        make({"name": "broken", "torchscript": str(path), "sha256": sha256(path)}).prepare()

@@ -107,8 +107,15 @@ def test_without_draws_only_intervals_that_take_none():
     found = measure(draws=0, frechet_draws=0)
     for figures in (found["overall"], *found["classes"].values()):
         for name, of in figures.items():
-            assert ("interval" in of) == ("floor_interval" in of) == (name in ("kid", "vendi")), name
+            expected = name in ("kid", "vendi", "precision", "recall", "coverage")
+            assert ("interval" in of) == ("floor_interval" in of) == expected, name
     assert "with replacement" not in found["notes"][0] and "jackknife" in found["notes"][0]
+
+
+def test_a_share_of_none_is_not_certainly_none():
+    """Far from all real images: 0 of 113, whose interval by Wilson ends at 1.96² / (113 + 1.96²)."""
+    precision = measure(synthetic=SYNTHETIC + 1000)["overall"]["precision"]
+    assert precision["value"] == 0 and precision["interval"] == pytest.approx([0, 3.8415 / 116.8415], rel=1e-4)
 
 
 def test_fewer_images_than_dimensions_is_said():

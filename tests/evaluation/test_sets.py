@@ -98,6 +98,7 @@ def test_halves_share_nothing_and_are_of_equal_size():
     assert one.counts() == other.counts() == {"ADI": 3, "STR": 2, "TUM": 1}
     assert not {*one.digests} & {*other.digests} and len({*one.digests}) == 6
     assert (one.name, other.name) == ("reference", "floor")
+    assert [of.origin["half"] for of in (one, other)] == ["one", "the other"] and "half" not in whole.origin
     assert halves(whole, seed=1)[0].digests != one.digests
 
 
@@ -147,6 +148,9 @@ def test_a_pool_is_a_set_of_images_that_say_so(pool, tmp_path):
     shutil.copytree(pool, broken)
     shutil.copy(broken / "ADI/ADI_1.png", broken / "TUM/TUM_1.png")
     with pytest.raises(ValueError, match="TUM_1.png does not belong to this pool"):
+        pool_set(StoredPool(broken, SIDE), CLASSES).images()
+    (broken / "TUM/TUM_1.png").write_bytes(b"cut off")
+    with pytest.raises(ValueError, match="TUM/TUM_1.png: .*Remove it, and judge the pool without it"):
         pool_set(StoredPool(broken, SIDE), CLASSES).images()
     for image in [*broken.glob("STR/*.png")][1:]:
         image.unlink()
