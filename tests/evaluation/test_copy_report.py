@@ -11,6 +11,7 @@ from PIL import Image
 from torch.nn.functional import interpolate
 
 from bundle.data.marks import read_marks
+from bundle.data.stain import optical_density_to_rgb, rgb_to_optical_density
 from bundle.data.transforms import orient
 from bundle.evaluation.copies import METRICS, measure_copies
 from bundle.evaluation.nearest_pairs import COLUMNS
@@ -39,6 +40,16 @@ def cropped(images, border=2):
     return interpolate(inside, size=images.shape[-2:], mode="bilinear", antialias=True).round().byte()
 
 
+def noisy(images):
+    """More than pixel by pixel can be borne; their averages show the tile."""
+    noise = 30 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    return (images + noise).clamp(0, 255).round().byte()
+
+
+def restained(images):
+    return torch.from_numpy(optical_density_to_rgb(1.1 * rgb_to_optical_density(images.numpy())))
+
+
 CHANGES = {
     "exact": lambda images: images,
     "turned": lambda images: torch.stack([orient(image, 2 + place) for place, image in enumerate(images)]),
@@ -47,6 +58,8 @@ CHANGES = {
     "shifted": lambda images: torch.roll(images, (1, -2), (2, 3)),
     "cropped": cropped,
     "cropped by 3": lambda images: cropped(images, 3),
+    "noisy": noisy,
+    "restained": restained,
 }
 
 
@@ -79,6 +92,16 @@ def test_what_it_can_not_find(tmp_path):
     assert result["overall"]["flagged"]["value"] < 0.1
 
 
+def test_the_pair_that_is_shown_is_the_one_that_the_ratio_speaks_of(tmp_path):
+    """Nearest by averages is a tile whose 4 x 4 cells are turned; nearest as it looks is the tile itself, brighter."""
+    tile = (OTHERS[:1].float() * 0.8 + 20).round()
+    cells = tile.view(1, 3, 16, 4, 16, 4).flip(3, 5).reshape(tile.shape)
+    training = torch.cat([TRAINING, (cells - 5).byte(), (tile + 6).byte()])
+    _, (row,) = measured(tmp_path, tile.byte(), training=training)
+    assert row["nearest_file"] == f"training_{len(training) - 1}.png" and row["flagged"] == "true"
+    assert float(row["pixel_distance"]) == pytest.approx(6)
+
+
 def test_twins_in_training_do_not_hide_a_copy(tmp_path):
     result, rows = measured(tmp_path, torch.cat([OTHERS, PLANTED]), training=torch.cat([TRAINING, PLANTED]))
     assert [row["flagged"] for row in rows[len(OTHERS) :]] == ["true"] * 6
@@ -89,12 +112,21 @@ def test_ratio_test_and_authenticity_tell_copies_from_independent_images(tmp_pat
     honest, _ = measured(tmp_path / "a", OTHERS)
     copies, _ = measured(tmp_path / "b", jpeg(TRAINING, 60))
     for name in ("nearer_to_training_features", "nearer_to_training_pixels"):
-        low, high = honest["overall"][name]["interval"]
-        assert low <= 0.5 <= high and copies["overall"][name]["value"] > 0.85
+        for of in ("interval", "floor_interval"):
+            low, high = honest["overall"][name][of]
+            assert low <= 0.5 <= high, "those that are compared with are no control: they are nearest to themselves"
+        assert copies["overall"][name]["value"] > 0.85
         assert copies["overall"][name]["interval"][0] > copies["overall"][name]["floor"]
     assert honest["overall"]["authentic"]["value"] > 0.3 and copies["overall"]["authentic"]["value"] == 0
     assert copies["overall"]["pixel_ratio"]["value"] < 0.3 < 0.8 < honest["overall"]["pixel_ratio"]["value"]
     assert copies["overall"]["feature_ratio"]["value"] < 0.3 < 0.8 < honest["overall"]["feature_ratio"]["value"]
+
+
+def test_images_as_near_to_both_take_no_side(tmp_path):
+    sets = [image_set(images, name=name) for images, name in ((OTHERS, "synthetic"), (TRAINING, "training"))]
+    sets.append(image_set(HELD_OUT, name="held_out"))
+    result = measure_copies(*sets, [torch.ones(len(one), 3) for one in sets], tmp_path)
+    assert "nearer_to_training_features" not in result["overall"] and "nearer_to_training_pixels" in result["overall"]
 
 
 def test_shape_of_the_result_and_files(tmp_path):

@@ -129,6 +129,8 @@ def test_fast_draws_scatter_as_slow_ones_do():
     slow = torch.tensor([frechet_distance(left[one], right[other]) for one, other in again]).std().item()
     assert (high - low) / 2 / student.ppf(0.975, 199) == pytest.approx(slow, rel=0.2)
     assert centred_interval(value, left, right, 2, seed=1) == centred_interval(value, left, right, 2, seed=1)
+    wide, narrow = (centred_interval(value, left, right, 3, level=level)[1] - value for level in (0.95, 0.5))
+    assert wide / narrow == pytest.approx(4.30265 / 0.81650, rel=1e-4), "quantiles of Student's t with two degrees"
     assert centred_interval(0.0, left, right, 3)[0] == 0, "a distance is not below 0"
     with pytest.raises(ValueError, match="1 draws"):
         centred_interval(value, left, right, 1)

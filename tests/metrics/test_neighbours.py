@@ -88,11 +88,14 @@ def test_one_place_repeated_is_precise_but_covers_little():
 
 
 def test_authentic_by_hand():
-    """Training images at 0, 1 and 10: 0.4 and 10.5 lie nearer to one than it has a neighbour, 2.5 and -1.5 don't."""
+    """Training images at 0, 1 and 10: 0.4 and 10.5 lie nearer to one than it has a neighbour, 2.5 and -1.5 don't.
+
+    2 is as far from 1 as 0 is, and only what is farther is authentic.
+    """
     training = torch.tensor([[0.0], [1.0], [10.0]])
-    synthetic = torch.tensor([[0.4], [10.5], [2.5], [-1.5], [0.0], [100.0]])
+    synthetic = torch.tensor([[0.4], [10.5], [2.5], [-1.5], [0.0], [100.0], [2.0]])
     for size in (1, 2, 100):
-        assert authentic(synthetic, training, size).tolist() == [False, False, True, True, False, True]
+        assert authentic(synthetic, training, size).tolist() == [False, False, True, True, False, True, False]
 
 
 def test_planted_copies_are_not_authentic():
