@@ -76,7 +76,7 @@ class NucleusSegmenter:
         smooth = cls(0.0, pitch)._smooth(images.images(places))
         # Otsu's needs two values; a set of one flat colour has no nuclei to be parted from anything.
         found = threshold_otsu(smooth) if np.ptp(smooth) > 0 else THRESHOLDS[1]
-        return cls(float(np.clip(found, *THRESHOLDS)), pitch)
+        return cls(float(np.clip(float(found), *THRESHOLDS)), pitch)
 
     def __call__(self, images: torch.Tensor) -> np.ndarray:
         """int [N, zoom * S, zoom * S]: 0 beside nuclei, and a number of its own for each nucleus of all images.

@@ -7,7 +7,7 @@ from image_sets import image_set
 
 from bundle.data.generated_tissue import FIELD_OF_VIEW
 from bundle.data.marks import read_marks
-from bundle.data.stain import EOSIN, HAEMATOXYLIN, optical_density_to_rgb, vary_stains
+from bundle.data.stain import EOSIN, HAEMATOXYLIN, optical_density_to_rgb, rgb_to_optical_density, vary_stains
 from bundle.evaluation.nuclei import PICTURE, THRESHOLDS, NucleusSegmenter, measure_nuclei
 
 APART = [(24.0 + 26 * row, 24.0 + 26 * column) for row in range(4) for column in range(4)]  # um
@@ -55,6 +55,14 @@ def test_images_without_nuclei_have_none():
 
 def test_specks_and_lumps_are_no_nuclei():
     assert found(torch.cat([drawn(APART, 1.2), drawn([(64.0, 64.0)], 13.0)]))[0] == [0, 0]
+    specks, nuclei = (drawn(APART, radius, 256, haematoxylin=1.0) for radius in (1.5, 3.0))  # both are dark enough
+    assert found(specks, 0.5, 0.4)[0] == [0] and found(nuclei, 0.5, 0.4)[0] == [16]
+
+
+def test_dark_surroundings_do_not_swallow_nuclei():
+    density = rgb_to_optical_density(drawn(APART)[0].permute(1, 2, 0).numpy()) + 0.9 * HAEMATOXYLIN
+    image = torch.from_numpy(optical_density_to_rgb(density).transpose(2, 0, 1).copy())[None]
+    assert found(image, threshold=0.7)[0] == [16]
 
 
 def test_stain_within_reason_does_not_change_the_count():
@@ -107,6 +115,10 @@ def test_a_reference_without_nuclei_says_so():
     blank = image_set(torch.full((4, 3, 64, 64), 240, dtype=torch.uint8))
     result = measure_nuclei(blank, blank, blank, 2.0, draws=0)
     assert result["overall"]["nuclei_count"]["value"] == 0 and "nuclei_area" not in result["overall"]
+    assert any("held at its limit" in note for note in result["notes"])
+    faint = image_set(drawn(APART, haematoxylin=0.2))
+    result = measure_nuclei(faint, faint, faint, 2.0, draws=0)
+    assert result["segmenter"]["threshold"] == THRESHOLDS[0] and result["quantiles"]["A"]["synthetic"]["count"][2] == 0
     assert any("held at its limit" in note for note in result["notes"])
 
 

@@ -8,6 +8,7 @@ from image_sets import image_set, tissue
 from bundle.data.stain import EOSIN, HAEMATOXYLIN, optical_density_to_rgb
 from bundle.evaluation.distributions import Sample, wasserstein_figure
 from bundle.evaluation.stain import STATISTICS, measure_stain, stain_statistics
+from bundle.metrics.frechet import frechet_distance
 
 
 def painted(haematoxylin, eosin):
@@ -46,6 +47,9 @@ def test_distance_is_the_shift():
     low, high = found["haematoxylin_mean"]["interval"]
     assert low < 0.2 < high and low > found["haematoxylin_mean"]["floor_interval"][1]
     assert found["stain_frechet"]["value"] > 10 * found["stain_frechet"]["floor"]
+    statistics = [torch.from_numpy(stain_statistics(images)) for images in (darker, reference)]
+    expected = frechet_distance(*(values / statistics[1].std(0).clamp(min=1e-3) for values in statistics))
+    assert found["stain_frechet"]["value"] == pytest.approx(expected, rel=1e-4), "in units of the reference"
     middle = result["quantiles"]["overall"]["synthetic"]["haematoxylin_mean"][2]
     assert middle == pytest.approx(0.6, abs=0.02)
 
