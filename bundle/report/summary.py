@@ -65,10 +65,12 @@ def _weakest_shape(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
         text += f"class in {_share(found[label]['value'])} of its images"
         if "floor" in found[label]:
             text += f", and the right class in {_share(found[label]['floor'])} of the real ones"
-        if len(found) > 1:
+        if best != label:
             text += f". Strongest is {best}, with {_share(found[best]['value'])}"
             if "floor" in found[best]:
                 text += f" and {_share(found[best]['floor'])}"
+        if lacks[label] <= 0:
+            text = "By agreement without colour no class falls behind its real images"
         yield Sentence(text + ".", figure_anchor("agreement", GREY, _place(evaluation, label)))
 
 

@@ -13,6 +13,7 @@ from bundle.evaluation.figures import figure
 from bundle.files import write_json
 from bundle.report.measured import all_figures, numbers
 from bundle.report.page import write_page
+from bundle.report.summary import summarise
 
 VOID = {"meta", "img", "br", "line", "rect", "circle", "polyline", "link", "input"}
 
@@ -223,6 +224,17 @@ def test_the_summary_follows_the_figures(folder, page, tmp_path):
     assert "3 of the images are training images pixel for pixel." in other.text
     assert "25 % of the images are flagged as copies" in other.text
     assert "never trained on 1 % are (a difference beyond the intervals). Look at the pairs" in other.text
+
+
+def test_no_class_is_called_weak_that_lacks_nothing():
+    content = evaluation()
+    for of in content["agreement"]["classes"].values():
+        of["agreement_grey"] = some_figure(0.2, "floor", 0.2)
+    texts = [sentence.text for sentence in summarise(content)]
+    assert "By agreement without colour no class falls behind its real images." in texts
+    content["agreement"]["classes"] = {"LYM": {"agreement_grey": some_figure(0.2, "floor", 0.3)}}
+    (text,) = (sentence.text for sentence in summarise(content) if "Weakest" in sentence.text)
+    assert text.endswith("in 20 % of its images, and the right class in 30 % of the real ones.")
 
 
 def test_the_closest_pairs_come_first(page):
