@@ -69,10 +69,10 @@ class VitGenerator(nn.Module):
     """Noise [B, Z] and labels [B] to images [B, 3, side, side] in [-1, 1].
 
     w comes of the concatenated, normalised noise and class embedding by a mapping network (StyleGAN2-ADA, arXiv
-    2006.06676, appendix B) and reaches every block by its normalisation. The first tokens are linear in w, plus what is
-    learned of their places; each level after the first has twice the grid, by pixel shuffle (both TransGAN, arXiv
-    2102.07074). Each token of the last one is projected to a patch that overlaps its neighbours by half on every side,
-    and patches are added: no seams.
+    2006.06676, appendix B) and reaches every block by its normalisation. The first tokens are linear in the noise, not
+    in the class, so that no class has a layout of its own, plus what is learned of their places; each level after the
+    first has twice the grid, by pixel shuffle (both TransGAN, arXiv 2102.07074). Each token of the last one is
+    projected to a patch that overlaps its neighbours by half on every side, and patches are added: no seams.
 
     Before training it shows smooth colours: positions are sines and cosines (as ViTGAN's), the four tokens made of one
     are alike (ICNR, arXiv 1707.02937), and patches interpolate linearly (as of FCN, arXiv 1411.4038).
@@ -135,7 +135,7 @@ class VitGenerator(nn.Module):
             nn.Parameter(build_sincos2d_pos_embed([grid, grid], wide)[None])
             for grid, wide in zip(self.grids, dimensions)
         )
-        self.first = nn.Linear(condition_dimension, self.positions[0].numel())
+        self.first = nn.Linear(noise_dimension, self.positions[0].numel())
         self.blocks = nn.ModuleList(
             nn.ModuleList(ModulatedBlock(wide, condition_dimension, number, mlp_ratio) for _ in range(depth))
             for wide, depth, number in zip(dimensions, depths, heads)
@@ -149,7 +149,11 @@ class VitGenerator(nn.Module):
 
     @torch.no_grad()
     def start_smoothly(self) -> None:
-        """Initial weights without detail below the size of a token."""
+        """Initial weights: w of unit size, for images that differ; no detail below the size of a token."""
+        for layer in (self.mapping[0], self.mapping[2]):
+            nn.init.kaiming_normal_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        nn.init.zeros_(self.first.bias)
         for layer in self.upsampling:
             first = layer.weight.unflatten(0, (-1, 4))[:, :1]
             layer.weight.copy_(first.expand(-1, 4, -1).flatten(0, 1))
@@ -164,15 +168,14 @@ class VitGenerator(nn.Module):
     def condition(self, noise: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """w, [B, C]."""
         # Of unit variance each, so that neither drowns the other.
-        parts = [normalize(part, dim=1) * part.shape[1] ** 0.5 for part in (noise, self.embedding(labels))]
-        return self.mapping(torch.cat(parts, dim=1))
+        return self.mapping(torch.cat([to_unit(noise), to_unit(self.embedding(labels))], dim=1))
 
     def forward(self, noise: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return self.render(self.condition(noise, labels))
+        return self.render(self.condition(noise, labels), to_unit(noise))
 
-    def render(self, condition: torch.Tensor) -> torch.Tensor:
-        """Images of w, [B, C]."""
-        tokens = self.positions[0] + self.first(condition).unflatten(1, self.positions[0].shape[1:])
+    def render(self, condition: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """Images of w, [B, C], and normalised noise, [B, Z]."""
+        tokens = self.positions[0] + self.first(noise).unflatten(1, self.positions[0].shape[1:])
         for level, blocks in enumerate(self.blocks):
             if level:
                 doubled = pixel_shuffle(to_grid(self.upsampling[level - 1](tokens), self.grids[level - 1]), 2)
@@ -198,12 +201,18 @@ class VitGenerator(nn.Module):
             noise: of as many seeds, on the device of the labels.
             labels: int64 [B].
             truncation: psi in [0, 1] of mean w + psi (w - mean w), the mean that of the class (StyleGAN, arXiv
-                1812.04948, section 3.2).
+                1812.04948, section 3.2); the noise of the first tokens, whose mean is 0, is multiplied by it.
         """
-        condition = self.condition(noise((len(labels), self.noise_dimension)), labels)
+        drawn = noise((len(labels), self.noise_dimension))
+        condition = self.condition(drawn, labels)
         if truncation < 1:
             condition = self.mean_conditions[labels].lerp(condition, truncation)
-        return self.render(condition)
+        return self.render(condition, truncation * to_unit(drawn))
+
+
+def to_unit(rows: torch.Tensor) -> torch.Tensor:
+    """Rows [B, N] scaled to a mean square of 1."""
+    return normalize(rows, dim=1) * rows.shape[1] ** 0.5
 
 
 def to_grid(tokens: torch.Tensor, grid: int) -> torch.Tensor:

@@ -105,8 +105,8 @@ def test_class_and_noise_both_matter_from_the_start():
     network = generator()
     noise, labels = torch.randn(2, 8), torch.tensor([0, 0])
     first, second = network(noise, labels)
-    assert (first - second).abs().mean() > 0.01
-    assert (network(noise[:1], torch.tensor([1])) - first).abs().mean() > 0.01
+    assert (first - second).abs().mean() > 0.1
+    assert (network(noise[:1], torch.tensor([1])) - first).abs().mean() > 0.1
     assert first.abs().max() <= 1
 
 
@@ -128,7 +128,7 @@ def test_truncation_draws_towards_the_mean_of_the_class():
     labels = torch.tensor([2, 2])
     none = network.draw(ImageNoise([0, 1]), labels, truncation=0.0)
     assert torch.allclose(none[0], none[1], atol=1e-5)
-    assert torch.allclose(none[0], network.render(network.mean_conditions[2:])[0], atol=1e-5)
+    assert torch.allclose(none[0], network.render(network.mean_conditions[2:], torch.zeros(1, 8))[0], atol=1e-5)
     half, whole = (network.draw(ImageNoise([0]), labels[:1], psi) for psi in (0.5, 1.0))
     assert 0 < (half - none[:1]).norm() < (whole - none[:1]).norm()
 
