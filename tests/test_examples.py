@@ -40,8 +40,8 @@ def test_the_example_trains_with_selected_images_and_without(adapted, tmp_path, 
     real = example.main(common)
     assert all(item["image"].startswith(places[0]) for item in real)
     names = ("scorer_steps", "scorer_batch_size", "scorer_channels", "folds", "dropout_passes", "checkpoint_interval")
-    scorer = {**{name: TINY_SELECTION[name] for name in names}, "gates": "distance", "precision": "fp32"}
-    flags = {"adapted_dir": adapted, "output_dir": tmp_path / "out", "num_images": 3, "scorer": json.dumps(scorer)}
+    example.SCORER.update({name: TINY_SELECTION[name] for name in names}, gates="distance", precision="fp32")
+    flags = {"adapted_dir": adapted, "output_dir": tmp_path / "out", "num_images": 3}
     both = example.main([*common, *(str(part) for name, value in flags.items() for part in (f"--{name}", value))])
     synthetic = both[len(real) :]
     assert both[: len(real)] == real and synthetic

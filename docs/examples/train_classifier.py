@@ -10,10 +10,6 @@ two lines of dashes.
 from __future__ import annotations
 
 import argparse
-
-# ---- added
-import json  # noqa: E402
-import sys  # noqa: E402
 from pathlib import Path
 
 import torch
@@ -25,7 +21,12 @@ from monai.networks.nets import DenseNet121
 from monai.transforms import Compose, EnsureChannelFirstd, LoadImaged, RandFlipd, ScaleIntensityRanged
 from monai.utils import set_determinism
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the bundle's root
+# isort: split
+# ---- added
+import sys  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]  # the bundle's
+sys.path.insert(0, str(ROOT))
 
 from monai.bundle import ConfigWorkflow  # noqa: E402
 
@@ -37,14 +38,16 @@ from bundle.inferers import GuidedLatentInferer  # noqa: E402
 from bundle.pool import Pool  # noqa: E402
 from bundle.selection.table import selected_items  # noqa: E402
 
+SCORER = {}  # other settings of configs/select.json
+
 
 def synthetic_items(given):
     """Guided images of each class, of which a scorer, trained on the labelled images alone, keeps the best."""
     models, inferer = AdaptedModels(given.adapted_dir, given.device).prepare(), GuidedLatentInferer()
     places = {"dataset_dir": given.train_dir, "split_file": f"{given.adapted_dir}/split.csv"}
-    config = Path(__file__).resolve().parents[2] / "configs" / "select.json"
-    select = ConfigWorkflow(str(config), run_id="scorer", output_dir=given.output_dir, patch_size=models.patch_size,
-                            device=given.device, ratios=[given.ratio], **places, **given.scorer)  # fmt: skip
+    config = str(ROOT / "configs" / "select.json")
+    select = ConfigWorkflow(config, run_id="scorer", output_dir=given.output_dir, patch_size=models.patch_size,
+                            device=given.device, ratios=[given.ratio], **places, **SCORER)  # fmt: skip
     select.initialize()
     select.run()
     selector = select.parser.get_parsed_content("selector")
@@ -79,7 +82,6 @@ def main(arguments=None):
     parser.add_argument("--output_dir", default="runs/example")
     parser.add_argument("--num_images", type=int, default=200, help="candidates of each class")
     parser.add_argument("--ratio", type=int, default=100, help="synthetic images in percent of the labelled ones")
-    parser.add_argument("--scorer", type=json.loads, default={}, help="other settings of configs/select.json, as JSON")
     # ---- until here
     given = parser.parse_args(arguments)
     set_determinism(0)
