@@ -7,6 +7,7 @@ import shutil
 import stat
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,14 +29,14 @@ def write_zip(folder: Path, path: Path) -> Path:
     """
 
     def write(temporary: Path) -> None:
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
+        # Not compressed: weights don't get smaller, and what the rest becomes depends on the version of zlib.
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
             for file in sorted_files(folder):
                 information = zipfile.ZipInfo((folder.name / file.relative_to(folder)).as_posix(), EARLIEST)
-                weights = file.suffix == ".pt"  # don't get smaller
-                information.compress_type = zipfile.ZIP_STORED if weights else zipfile.ZIP_DEFLATED
+                information.file_size = file.stat().st_size  # by which zipfile knows those over 2 GB
                 information.create_system = UNIX
                 information.external_attr = MODE << 16
-                with archive.open(information, "w", force_zip64=False) as target, open(file, "rb") as source:
+                with archive.open(information, "w") as target, open(file, "rb") as source:
                     shutil.copyfileobj(source, target)
 
     return write_atomically(path, write)
@@ -85,7 +86,11 @@ def unpack(path: Path, target: Path, sha256: str | None = None) -> Path:
         with tempfile.TemporaryDirectory(prefix=".unpack.", dir=target) as temporary:
             try:
                 archive.extractall(temporary, members)
-            except (zipfile.BadZipFile, EOFError, OSError) as error:
+            except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+                raise ValueError(f"{path} is damaged ({error}). Nothing was unpacked: {AGAIN}") from error
+            except RuntimeError as error:  # a password, or a way of compressing that this Python doesn't know
+                raise ValueError(f"{path} is not a zip of a bundle ({error}). Nothing was unpacked: {AGAIN}") from error
+            except OSError as error:
                 raise ValueError(f"{path} can't be unpacked ({error}): free some space, or {AGAIN}") from error
             unpacked = Path(temporary) / roots[0]
             for sums in sorted(unpacked.rglob(SUMS)):

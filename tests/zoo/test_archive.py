@@ -85,6 +85,34 @@ def test_what_is_not_whole_is_refused_and_leaves_nothing(folder, archive, tmp_pa
     assert not target.exists() or not list(target.iterdir())
 
 
+def test_a_damaged_or_encrypted_member_is_refused(tmp_path):
+    content, target = bytes(range(256)) * 40, tmp_path / "target"
+    for way, places, flag, message in (
+        (zipfile.ZIP_DEFLATED, slice(45, 60), 0, "is damaged"),
+        (zipfile.ZIP_STORED, slice(45, 60), 0, "is damaged"),
+        (zipfile.ZIP_STORED, slice(0, 0), 1, "is not a zip of a bundle .*encrypted"),
+    ):
+        path = tmp_path / "changed.zip"
+        with zipfile.ZipFile(path, "w", way) as opened:
+            opened.writestr("name/file", content)
+        changed = bytearray(path.read_bytes())
+        changed[places] = bytes(255 - value for value in changed[places])
+        changed[6] |= flag
+        changed[changed.index(b"PK\1\2") + 8] |= flag
+        path.write_bytes(changed)
+        with pytest.raises(ValueError, match=rf"changed.zip {message}.*Nothing was unpacked: get the zip again"):
+            unpack(path, target)
+        assert not list(target.iterdir())
+
+
+def test_the_bytes_depend_on_no_version_of_zlib_and_large_files_are_taken(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 5)  # in place of 2 GB
+    path = write_zip(folder, tmp_path / "large.zip")
+    with zipfile.ZipFile(path) as opened:
+        assert {member.compress_type for member in opened.infolist()} == {zipfile.ZIP_STORED}
+    assert (unpack(path, tmp_path / "target") / "models" / "model.pt").read_bytes() == b"weights"
+
+
 def test_a_folder_that_is_there_is_not_touched(archive, tmp_path):
     (tmp_path / "target" / "name").mkdir(parents=True)
     with pytest.raises(FileExistsError, match="name is there already: remove it, or unpack into another folder"):
