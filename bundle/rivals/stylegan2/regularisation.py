@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from bundle.data.transforms import orient
-from bundle.rivals.vit_cgan.augmentation import shift, vary_density
+from bundle.rivals.augmentation import orient_each, shift, vary_density
 
 DENSITY_SCALE = 0.5
 MEAN_DECAY = 0.99
@@ -63,12 +62,6 @@ class PathLengthPenalty:
 
     def load_state_dict(self, state: dict[str, float]) -> None:
         self.mean = state["mean"]
-
-
-def orient_each(images: torch.Tensor) -> torch.Tensor:
-    """Each of [B, 3, S, S] in one of the eight flips and rotations of the square, drawn for each."""
-    drawn = torch.randint(8, (len(images),)).tolist()
-    return torch.stack([orient(image, orientation) for image, orientation in zip(images, drawn)])
 
 
 class AdaptiveAugmentation:

@@ -8,25 +8,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from ignite.engine import Events
 
-from bundle.artefacts import build, build_from_definition, save_artefact
+from bundle.artefacts import build, save_artefact
 from bundle.data.labelled import LabelledPatches
 from bundle.data.loader import read_images
 from bundle.engines.stage import StageTrainer, describe_optimizer, to_numbers
 from bundle.networks.ema import ExponentialMovingAverage
-from bundle.pictures import save_labelled_grid, to_uint8
-from bundle.randomness import ImageNoise
 from bundle.rivals.collapse import compare_with_real
+from bundle.rivals.losses import discriminator_loss, generator_loss, gradient_penalty
+from bundle.rivals.pictures import SHOWN_IMAGES, averaged_copy, draw_classes, draw_images, save_samples
 from bundle.rivals.stylegan2.networks import StyleGAN2Generator
 from bundle.rivals.stylegan2.regularisation import AdaptiveAugmentation, PathLengthPenalty, lazy_optimizer, path_lengths
-from bundle.rivals.vit_cgan.losses import discriminator_loss, generator_loss, gradient_penalty
 
 logger = logging.getLogger(__name__)
 
-SHOWN_IMAGES = 8  # of each class
 COMPARED_IMAGES = 512  # real training images that generated ones are compared with, as many of each class
 PATH_SHARE = 2  # the path length is measured on this part of a batch, as memory asks for (arXiv 1912.04958, appendix B)
 
@@ -246,35 +243,18 @@ class StyleGAN2Trainer(StageTrainer):
         return lengths.mean()
 
     def averaged_network(self) -> StyleGAN2Generator:
-        """A copy with the averaged weights, in evaluation mode and frozen."""
-        network = build_from_definition(self.generator.definition).to(self.state.device)
-        network.load_state_dict(self.ema.weights)
-        return network.eval().requires_grad_(False)
-
-    def draw(self, network: StyleGAN2Generator, seeds: Sequence[int], labels: Sequence[int]) -> np.ndarray:
-        """Images of seeds and classes, uint8 [N, S, S, 3]."""
-        made = []
-        for start in range(0, len(seeds), self.batch_size):
-            batch = slice(start, start + self.batch_size)
-            noise = ImageNoise(list(seeds[batch]), self.state.device)
-            made.append(to_uint8(network.draw(noise, torch.as_tensor(labels[batch], device=self.state.device))))
-        return np.concatenate(made)
+        return averaged_copy(self.generator, self.ema)
 
     def save_samples(self, path: Path) -> None:
         """Saves the same seeds of each class as a grid marked as synthetic."""
-        classes = self.labelled.classes
-        seeds = list(range(SHOWN_IMAGES)) * len(classes)
-        labels = [label for label in range(len(classes)) for _ in range(SHOWN_IMAGES)]
-        origin = "built-in generated patches" if self.labelled.built_in else "patches given by the user"
-        facts = {"Model": self.artefact_path.name, "Step": str(self.state.iteration), "TrainedOn": origin}
-        columns = [f"seed {seed}" for seed in range(SHOWN_IMAGES)]
-        save_labelled_grid(path, self.draw(self.averaged_network(), seeds, labels), classes, columns, facts)
+        images = draw_classes(self.averaged_network(), len(self.labelled.classes), SHOWN_IMAGES, self.batch_size)
+        save_samples(path, images, self.labelled, self.artefact_path.name, self.state.iteration)
 
     def watch(self) -> dict[str, Any]:
         """Compares the averaged generator with the real training images, and warns of a collapse."""
         part = self.labelled.part("train", COMPARED_IMAGES).prepare()
         labels = part.labels.tolist()
-        images = self.draw(self.averaged_network(), list(range(len(labels))), labels)
+        images = draw_images(self.averaged_network(), range(len(labels)), labels, self.batch_size)
         found = compare_with_real(images, labels, read_images(part), labels, self.labelled.classes)
         self.course.measured[str(self.state.iteration)] = found
         for warning in found["warnings"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from ignite.engine import Events
 from torch.nn.functional import cross_entropy
 
-from bundle.artefacts import build, build_from_definition, save_artefact
+from bundle.artefacts import build, save_artefact
 from bundle.data.labelled_part import LabelledPart
 from bundle.data.loader import read_images
 from bundle.engines.classifier import ImageClassifierTrainer
@@ -22,9 +23,11 @@ from bundle.metrics.classification import summarise
 from bundle.networks.ema import ExponentialMovingAverage
 from bundle.report.plots import save_confusion
 from bundle.rivals.collapse import compare_with_real
+from bundle.rivals.losses import discriminator_loss, generator_loss, gradient_penalty
+from bundle.rivals.pictures import averaged_copy, draw_classes, save_samples
 from bundle.rivals.vit_cgan.augmentation import Augmentation
-from bundle.rivals.vit_cgan.losses import choose_generated, discriminator_loss, generator_loss, gradient_penalty
-from bundle.rivals.vit_cgan.record import History, draw_classes, save_samples
+from bundle.rivals.vit_cgan.record import History
+from bundle.rivals.vit_cgan.selection import choose_generated
 from bundle.rivals.vit_cgan.weighting import LossWeighting
 
 logger = logging.getLogger(__name__)
@@ -276,33 +279,25 @@ class VitCganTrainer(ImageClassifierTrainer):
     # What is looked at along the way, and at the end.
 
     def averaged_generator(self) -> torch.nn.Module:
-        """A copy with the averaged weights, in evaluation mode and frozen."""
-        network = build_from_definition(self.generator.definition).to(self.state.device)
-        network.load_state_dict(self.generator_ema.weights)
+        network = averaged_copy(self.generator, self.generator_ema)
         network.settle()
-        return network.eval().requires_grad_(False)
+        return network
 
-    def images_of(self, generator: torch.nn.Module) -> np.ndarray:
-        """See :func:`draw_classes`."""
-        return draw_classes(
-            generator, len(self.labelled.classes), self.compared_images, self.batch_size, self.state.device
-        )
-
-    def compare(self, images: np.ndarray) -> dict[str, Any]:
-        """Generated images beside real training images, see :func:`compare_with_real`."""
+    def show(self, generator: torch.nn.Module, path: Path) -> dict[str, Any]:
+        """Saves a picture; compares images with real training images, and says where they have collapsed or failed."""
+        classes = self.labelled.classes
+        images = draw_classes(generator, len(classes), self.compared_images, self.batch_size)
+        save_samples(path, images, self.labelled, self.artefact_path.name, self.state.iteration)
         part = self.labelled.part("train", COMPARED_REAL)
-        labels = np.repeat(np.arange(len(self.labelled.classes)), self.compared_images)
-        return compare_with_real(images, labels, read_images(part), part.labels, self.labelled.classes)
+        labels = np.repeat(np.arange(len(classes)), self.compared_images)
+        found = compare_with_real(images, labels, read_images(part), part.labels, classes)
+        for warning in found["warnings"]:
+            logger.warning(f"{self.stage}, step {self.state.iteration}: {warning}")
+        return found
 
     def look(self) -> None:
-        """Saves pictures, and says where the generator has collapsed or failed."""
-        images = self.images_of(self.averaged_generator())
-        step = self.state.iteration
-        save_samples(self.folder / "pictures" / f"samples_{step:06d}.png", images, self.labelled.classes, step)
-        found = self.compare(images)
-        self.history.rows.append({"step": step, **found})
-        if found["warnings"]:
-            logger.warning(f"{self.stage}, step {step}: {'; '.join(found['warnings'])}")
+        path = self.folder / "pictures" / f"samples_{self.state.iteration:06d}.png"
+        self.history.rows.append({"step": self.state.iteration, **self.show(self.averaged_generator(), path)})
 
     def measure(self, network: torch.nn.Module) -> dict[str, Any]:
         """The classifier's figures, as those of configs/classify.json; held-out tiles are looked at here alone."""
@@ -324,11 +319,7 @@ class VitCganTrainer(ImageClassifierTrainer):
 
     def finish(self) -> None:
         classifier, generator = self.averaged_network(self.best.weights), self.averaged_generator()
-        images = self.images_of(generator)
-        save_samples(self.folder / "samples.png", images, self.labelled.classes, self.state.iteration)
-        found = self.compare(images)
-        if found["warnings"]:
-            logger.warning(f"{self.stage}, at the end: {'; '.join(found['warnings'])}. See samples.png")
+        found = self.show(generator, self.folder / "samples.png")
         self.folder.set_metrics("labelled", self.labelled.describe())
         self.folder.set_metrics(CLASSIFIER, self.measure(classifier))
         self.folder.set_metrics(

@@ -6,7 +6,7 @@ from torch.nn.functional import softmax
 
 from bundle.artefacts import build_from_definition, load_artefact, save_artefact
 from bundle.randomness import ImageNoise
-from bundle.rivals.vit_cgan.losses import gradient_penalty
+from bundle.rivals.losses import gradient_penalty
 from bundle.rivals.vit_cgan.networks import L2Attention, ModulatedLayerNorm, VitDiscriminator, VitGenerator
 
 GENERATOR = {"noise_dimension": 8, "condition_dimension": 8, "dimensions": [16, 8], "depths": [1, 1], "heads": [2, 2]}
