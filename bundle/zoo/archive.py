@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bundle.data.archives import leads_outside
 from bundle.files import write_atomically
-from bundle.sums import SUMS, check_sum, file_sha256, read_sums
+from bundle.sums import SUMS, file_sha256, read_sums
 
 EARLIEST = (1980, 1, 1, 0, 0, 0)  # of the zip format; a real time would differ with each packaging
 MODE = stat.S_IFREG | 0o644
@@ -94,9 +94,13 @@ def unpack(path: Path, target: Path, sha256: str | None = None) -> Path:
                 raise ValueError(f"{path} can't be unpacked ({error}): free some space, or {AGAIN}") from error
             unpacked = Path(temporary) / roots[0]
             for sums in sorted(unpacked.rglob(SUMS)):
-                for name in read_sums(sums):
-                    if (sums.parent / name).is_file():  # one that is missing is a large file, kept elsewhere
-                        check_sum(sums.parent / name)
+                for name, recorded in read_sums(sums).items():
+                    file = sums.parent / name  # one that is missing is a large file, kept elsewhere
+                    if file.is_file() and (found := file_sha256(file)) != recorded:
+                        raise ValueError(
+                            f"{path} holds {file.relative_to(temporary)}, whose SHA-256 is {found}, not the {recorded} "
+                            f"that its {SUMS} records. Nothing was unpacked: {AGAIN}"
+                        )
             os.replace(unpacked, folder)
     return folder
 
