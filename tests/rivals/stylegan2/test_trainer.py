@@ -125,6 +125,95 @@ def test_a_killed_training_resumes_bit_for_bit(made, trained, tmp_path):
     assert course[0] == course[1]
 
 
+@pytest.fixture
+def trainer(made, tmp_path):
+    """One that is ready for a step, with a batch for it."""
+
+    def make(**settings):
+        trainer = made(tmp_path, label_ramp=settings.pop("label_ramp", [0, 0]), **settings).parser.get_parsed_content(
+            "trainer"
+        )
+        trainer.prepare()
+        torch.manual_seed(3)
+        return trainer, {"image": torch.rand(4, 3, 32, 32) * 2 - 1, "label": torch.tensor([0, 1, 2, 3])}
+
+    return make
+
+
+def step(trainer, batch, iteration):
+    trainer.state.iteration = iteration
+    torch.manual_seed(iteration)
+    return trainer._iteration(trainer, batch)
+
+
+def test_the_class_counts_more_and_more(trainer):
+    made, _ = trainer(stylegan2_steps=8, label_ramp=[2, 6])
+    weights = []
+    for iteration in (1, 2, 3, 5, 6, 8):
+        made.state.iteration = iteration
+        weights.append(made.label_weight())
+    assert weights == [0, 0, 0.25, 0.75, 1, 1]
+    made.label_ramp, made.state.iteration = [0, 0], 1
+    assert made.label_weight() == 1
+
+
+def test_styles_are_mixed_with_one_cut_an_image(trainer):
+    made, _ = trainer(mixing_probability=0.9)
+    latents, mixed = made.latents(4000)
+    layers = made.generator.layers
+    assert latents.shape == (2, 4000, 8) and mixed.shape == (4000, layers)
+    assert not mixed[:, 0].any() and (mixed[:, 1:] >= mixed[:, :-1]).all()
+    assert mixed[:, -1].float().mean().item() == pytest.approx(0.9, abs=0.03)
+    cuts = mixed[mixed[:, -1]].sum(1).bincount(minlength=layers)[1:]
+    assert (cuts / cuts.sum()).numpy() == pytest.approx(1 / (layers - 1), abs=0.03)
+
+
+def test_regularisers_are_updates_of_their_own_every_so_many_steps(trainer, monkeypatch):
+    made, batch = trainer(r1_weight=3.0, r1_interval=2, path_weight=5.0, path_interval=4)
+    made.path_penalty = lambda lengths: lengths.mean()
+    taken = []
+    monkeypatch.setattr(
+        "bundle.rivals.stylegan2.trainer.update",
+        lambda optimizer, loss: taken.append((optimizer is made.optimizer, loss.item())),
+    )
+    terms = step(made, batch, 1)
+    assert taken == [(False, pytest.approx(terms["discriminator"])), (True, pytest.approx(terms["generator"]))]
+    taken.clear()
+    terms = step(made, batch, 4)
+    assert [of_generator for of_generator, _ in taken] == [False, False, True, True]
+    assert taken[1][1] == pytest.approx(3 * 2 * terms["r1"]) and terms["r1"] > 0
+    assert taken[3][1] == pytest.approx(5 * 4 * terms["path_length"]) and terms["path_length"] > 0
+
+
+def test_one_augmentation_of_the_generated_images_serves_both_updates(trainer):
+    made, batch = trainer(r1_weight=0.0, path_weight=0.0)
+    made.augmentation.probability = 0.8
+    judged = []
+    made.discriminator.register_forward_pre_hook(lambda network, arguments: judged.append(arguments[0]))
+    weights = {}
+    made.optimizer.register_step_pre_hook(lambda *_: weights.update(made.discriminator.state_dict()))
+    step(made, batch, 1)
+    real, generated, again = judged
+    assert not torch.equal(real, batch["image"]) and torch.equal(generated, again)
+    assert not generated.requires_grad and again.requires_grad
+    assert_equal(weights, dict(made.discriminator.state_dict()))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_step_leaves_finite_weights_in_fp32(trainer, precision):
+    made, batch = trainer(precision=precision)
+    terms = step(made, batch, 2)
+    assert {"r1", "path_length"} <= terms.keys()
+    for network in (made.generator, made.discriminator):
+        assert all(weight.dtype == torch.float32 and weight.isfinite().all() for weight in network.parameters())
+
+
+def test_the_generator_kept_is_the_average(trained):
+    weights = torch.load(trained / "stylegan2.pt", weights_only=True)["weights"]
+    averaged = torch.load(trained / "stylegan2_checkpoint.pt", weights_only=True)["state"]["ema"]["weights"]
+    assert all(torch.equal(weights[name], averaged[name]) for name in weights if name != "mean_styles")
+
+
 def test_a_finished_training_is_kept(made, trained, caplog):
     before = (trained / "stylegan2.pt").stat().st_mtime_ns
     with caplog.at_level(logging.INFO):

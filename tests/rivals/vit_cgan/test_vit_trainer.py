@@ -178,6 +178,31 @@ def test_the_discriminator_sees_real_and_generated_images_augmented_alike(traine
     assert "gradient_penalty" not in step(made, batch, iteration=3)
 
 
+def test_a_rare_penalty_counts_for_the_steps_without_one(trainer):
+    """Twice the weight at every step is the same step as the weight at every second."""
+    states = []
+    for weight, interval in ((0.5, 2), (1.0, 1), (0.0, 1)):
+        made, batch = trainer(penalty_weight=weight, penalty_interval=interval)
+        step(made, batch, iteration=2)
+        states.append(dict(made.network.state_dict()))
+    assert_equal(states[0], states[1])
+    assert any(not torch.equal(states[0][name], tensor) for name, tensor in states[2].items())
+
+
+def test_each_class_is_generated_as_often(trainer):
+    made, _ = trainer()
+    noise, labels = made.draw(9000)
+    assert noise.shape == (9000, 8) and noise.std().item() == pytest.approx(1, abs=0.02)
+    assert (labels.bincount(minlength=9) / 9000).numpy() == pytest.approx(1 / 9, abs=0.02)
+
+
+def test_a_step_in_bf16_leaves_finite_weights_in_fp32(trainer):
+    made, batch = trainer(precision="bf16")
+    assert "gradient_penalty" in step(made, batch, iteration=2)
+    for network in (made.generator, made.network):
+        assert all(weight.dtype == torch.float32 and weight.isfinite().all() for weight in network.parameters())
+
+
 def test_the_generator_step_leaves_the_discriminator_and_learns_its_class(trainer):
     made, batch = trainer(generator_class_weight=5.0)
     before = {name: tensor.clone() for name, tensor in made.network.state_dict().items()}
