@@ -34,6 +34,7 @@ DEFAULTS = {
     "inference.json": ("adapted_dir", "models"),
     "evaluate.json": ("adapted_dir", "models"),
     "adapt.json": ("pretrained_dir", "models/pretrain"),
+    "study.json": ("pretrained_dir", "models/pretrain"),
 }
 ADAPTED_FILES = ("judge_colour.pt", "judge_grey.pt", "judge_normalised.pt", "split.csv")
 PRETRAINED_FILES = ("autoencoder.pt", "diffusion.pt", "discriminator.pt", "image_hashes.txt")

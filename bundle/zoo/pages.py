@@ -39,8 +39,11 @@ def facts_of_pages(
     built_in = labelled.get("built_in_patches") or metrics.get("pretrain", {}).get("autoencoder", {}).get(
         "built_in_patches"
     )
+    packages = {"monai": metadata["monai_version"], "torch": metadata["pytorch_version"]}
+    packages |= {"numpy": metadata["numpy_version"], **metadata["required_packages_version"]}
     return {
         "metadata": metadata,
+        "packages": [f"{name}=={version}" for name, version in packages.items()],
         "patch_size": models.patch_size,
         "latents": metadata["network_data_format"]["inputs"]["image"],
         "classes": models.classes,

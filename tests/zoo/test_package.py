@@ -1,5 +1,6 @@
 """The package of the weights in the repository, checked by the steps of the Model Zoo, outside the repository."""
 
+import importlib.util
 import json
 import os
 import re
@@ -26,6 +27,12 @@ from bundle.zoo.package import build_package, described, pack_weights, with_defa
 SCHEMA = Path(__file__).parents[1] / "resources" / "meta_schema_20240725.json"
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 CLASSES = ["ADI", "BACK", "LYM", "MUC", "MUS", "NORM", "TUM"]
+
+
+def weights_of(root):
+    """What scripts/package.py takes where no others are named."""
+    places = {"adapted_dir": "adapt", "pretrained_dir": "pretrain", "diffusion_dir": "adapt_diffusion"}
+    return {name: root / "models" / place for name, place in places.items()}
 
 
 def run(*command, cwd):
@@ -77,16 +84,36 @@ def test_the_folder_is_what_the_zoo_asks_for(packaged, bundle_root):
 
 
 def test_the_same_bytes_in_another_process_and_folder(packaged, bundle_root, tmp_path):
-    root, models = bundle_root, bundle_root / "models"
-    folder, archive = build_package(root, tmp_path / "other", models / "adapt", models / "pretrain")
+    folder, archive = build_package(bundle_root, tmp_path / "other", **weights_of(bundle_root))
     assert [path.name for path in sorted_files(folder)] == [path.name for path in sorted_files(packaged[0])]
     assert archive.read_bytes() == packaged[1].read_bytes()
     with pytest.raises(FileExistsError, match="histodiffusion is there already: remove it, or give another --output_d"):
-        build_package(root, tmp_path / "other", models / "adapt", models / "pretrain")
+        build_package(bundle_root, tmp_path / "other", **weights_of(bundle_root))
 
 
-def test_the_weights_are_those_of_the_repository(packaged, bundle_root):
-    original = AdaptedModels(bundle_root / "models" / "adapt").prepare()
+def test_the_repositorys_diffusion_model_goes_with_its_own_weights_only(bundle_root, tmp_path, monkeypatch):
+    spec = importlib.util.spec_from_file_location("package", bundle_root / "scripts" / "package.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    (tmp_path / "any.zip").touch()
+    given = {}
+    monkeypatch.setattr(script, "build_package", lambda _, **asked: (given.update(asked), tmp_path / "any.zip"))
+    ours = weights_of(bundle_root)
+    for flags, expected in (
+        ([], ours),
+        (["--adapted_dir", "a"], {**ours, "adapted_dir": Path("a"), "diffusion_dir": None}),
+        (["--diffusion_dir", "d"], {**ours, "diffusion_dir": Path("d")}),
+    ):
+        monkeypatch.setattr(sys, "argv", ["package.py", *flags])
+        script.main()
+        assert {name: given[name] for name in expected} == expected, flags
+
+
+def test_the_weights_are_those_of_the_repository(packaged, bundle_root, tmp_path):
+    """The diffusion model being the adapted one."""
+    for folder in ("adapt", "adapt_diffusion"):
+        shutil.copytree(bundle_root / "models" / folder, tmp_path / "adapted", dirs_exist_ok=True)
+    original = AdaptedModels(tmp_path / "adapted").prepare()
     models = AdaptedModels(packaged[0] / "models").prepare()
     assert models.fingerprint == original.fingerprint
     assert all(torch.equal(tensor, models.state_dict()[name]) for name, tensor in original.state_dict().items())
@@ -122,10 +149,15 @@ def test_the_card_has_figures_training_and_attribution(packaged, bundle_root):
     assert (bundle_root / "docs" / "data_license.txt").read_text().strip() in card
     assert file_sha256(packaged[0] / "models" / "model.pt") in card
     assert "They were not evaluated" in card and "not tissue" not in card
+    assert "### Diffusion model, adapted" in card
     for title in ("Intended use", "Limits", "Data", "Training", "Risks", "Licence and attribution"):
         assert f"\n## {title}\n" in card
     for title in ("# Model Overview", "## Data", "## Training configuration", "## Performance", "# References"):
         assert title in readme
+    metadata = json.loads((packaged[0] / "configs" / "metadata.json").read_text())
+    (install,) = re.findall(r"^python -m pip install (.*)$", readme, re.MULTILINE)
+    assert {"monai==1.6.1", f"torch=={metadata['pytorch_version']}", "timm==1.0.31"} < set(install.split())
+    assert len(install.split()) == 3 + len(metadata["required_packages_version"])
     for page in (card, readme):
         assert "None" not in page and not re.search(r"\n{4}", page)
         for link in re.findall(r"\]\(([^)h#][^)]*)\)", page):
