@@ -94,6 +94,10 @@ def test_modulation_is_that_of_the_weights_of_each_image(up):
     assert torch.allclose(found, torch.stack(expected), atol=1e-6)
 
 
+def test_styles_begin_at_1():
+    assert ModulatedConv(5, 7, 3, style_channels=4).affine(torch.zeros(1, 4)).tolist() == [[1.0] * 5]
+
+
 def test_blur_keeps_a_constant_and_doubles_as_bilinear_interpolation_does():
     flat = torch.full((1, 2, 8, 8), 3.0)
     assert torch.allclose(Blur(0)(flat), torch.full((1, 2, 5, 5), 3.0))

@@ -7,6 +7,7 @@ import torch
 
 from bundle.artefacts import build, load_artefact, save_artefact
 from bundle.randomness import ImageNoise
+from bundle.rivals.stylegan2.layers import activate
 from bundle.rivals.stylegan2.networks import StyleGAN2Discriminator, StyleGAN2Generator
 
 SIZES = {"num_classes": 3, "side": 16, "channels": [8, 6, 4]}
@@ -67,6 +68,53 @@ def test_truncation_draws_towards_the_mean_style_of_the_class():
     assert torch.allclose(zero, network.synthesis(styles, noise), atol=1e-6)
     half, whole = (network.draw(ImageNoise([1, 2]), labels, truncation=psi) for psi in (0.5, 1.0))
     assert not torch.allclose(half, whole, atol=1e-3) and not torch.allclose(half, zero, atol=1e-3)
+
+
+def test_the_mapping_by_hand():
+    """z and the class embedding to unit mean square each, then a layer that learns a hundred times slower."""
+    network = generator(mapping_layers=1)
+    layer = network.mapping_layers[0]
+    layer.bias.data.normal_()
+    latents, labels = 3 * torch.randn(2, 6), torch.tensor([0, 2])
+    known = network.embedding.weight[:, labels].T
+    inputs = torch.cat([rows / rows.square().mean(1, keepdim=True).sqrt() for rows in (latents, known)], dim=1)
+    outputs = 0.01 * (inputs @ layer.weight.T / 12**0.5 + layer.bias)
+    expected = torch.where(outputs > 0, outputs, 0.2 * outputs) * 2**0.5
+    assert torch.allclose(network.mapping(latents, labels), expected, atol=1e-5)
+
+
+def test_each_layer_has_its_style_and_the_colours_of_all_sizes_are_added():
+    network = generator()
+    styles = torch.randn(2, network.layers, 5)
+    given, colours = {}, []
+    for kind in ("convs", "outputs"):
+        for place, layer in enumerate(getattr(network, kind)):
+            layer.register_forward_hook(lambda _, inputs, __, key=(kind, place): given.update({key: inputs[1]}))
+    for layer in network.outputs:
+        layer.register_forward_hook(lambda _, __, made: colours.append(made))
+    image = network.synthesis(styles, torch.randn)
+    assert all(torch.equal(given["convs", place], styles[:, place]) for place in range(5))
+    # The output of a size comes with the style of the next convolution; the last size has one more.
+    assert all(torch.equal(given["outputs", place], styles[:, 2 * place + 1]) for place in range(3))
+    small, middle, large = colours
+    doubled = functools.partial(torch.nn.functional.interpolate, scale_factor=2, mode="bilinear")
+    assert torch.allclose(image, large + doubled(middle + doubled(small)), atol=1e-6)
+
+
+def test_colours_are_modulated_and_not_demodulated():
+    output = generator().outputs[0]
+    output.bias.data.normal_()
+    features, style = torch.randn(2, 8, 4, 4), torch.randn(2, 5)
+    weight = output.conv.weight[:, :, 0, 0] / 8**0.5
+    expected = torch.einsum("oc,bc,bchw->bohw", weight, output.conv.affine(style), features)
+    assert torch.allclose(output(features, style), expected + output.bias[:, None, None], atol=1e-5)
+
+
+def test_a_residual_block_by_hand():
+    block = discriminator().blocks[0]
+    features = torch.randn(2, 4, 16, 16)
+    changed = activate(block.second(activate(block.first(features))))
+    assert torch.allclose(block(features), (changed + block.skip(features)) / 2**0.5, atol=1e-6)
 
 
 def test_mixed_styles_are_of_the_second_latent():

@@ -7,7 +7,13 @@ from torch.nn.functional import softmax
 from bundle.artefacts import build_from_definition, load_artefact, save_artefact
 from bundle.randomness import ImageNoise
 from bundle.rivals.losses import gradient_penalty
-from bundle.rivals.vit_cgan.networks import L2Attention, ModulatedLayerNorm, VitDiscriminator, VitGenerator
+from bundle.rivals.vit_cgan.networks import (
+    L2Attention,
+    ModulatedBlock,
+    ModulatedLayerNorm,
+    VitDiscriminator,
+    VitGenerator,
+)
 
 GENERATOR = {"noise_dimension": 8, "condition_dimension": 8, "dimensions": [16, 8], "depths": [1, 1], "heads": [2, 2]}
 DISCRIMINATOR = {"dimension": 16, "depth": 2, "heads": 2}
@@ -31,6 +37,36 @@ def test_the_modulated_normalisation_by_hand():
     tokens = torch.tensor([[[1.0, 3.0], [5.0, 1.0]]])  # normalised: (-1, 1) and (1, -1)
     found = norm(tokens, torch.tensor([[0.5]]))
     assert torch.allclose(found, torch.tensor([[[-1.5, 2.0], [1.5, 0.0]]]), atol=1e-5)
+
+
+def test_a_block_by_hand():
+    """ViTGAN, Eq. 14 and 15: each part sees its own normalisation, and is added."""
+    torch.manual_seed(0)
+    block = ModulatedBlock(8, 4, heads=2)
+    tokens, condition = torch.randn(2, 5, 8), torch.randn(2, 4)
+    attended = tokens + block.attention(block.norm1(tokens, condition))
+    expected = attended + block.mlp(block.norm2(attended, condition))
+    assert torch.allclose(block(tokens, condition), expected, atol=1e-6)
+
+
+def test_noise_and_class_have_a_part_of_unit_size_each():
+    network = generator()
+    noise, labels = torch.randn(3, 8), torch.tensor([0, 1, 2])
+    before = network.condition(noise, labels)
+    assert torch.allclose(network.condition(5 * noise, labels), before, atol=1e-5)
+    network.embedding.weight.data *= 7
+    assert torch.allclose(network.condition(noise, labels), before, atol=1e-5)
+
+
+def test_every_level_knows_its_places():
+    network = generator()
+    network(torch.randn(2, 8), torch.tensor([0, 1])).square().sum().backward()
+    assert all(places.grad is not None and places.grad.abs().max() > 0 for places in network.positions)
+
+
+def test_the_projection_begins_with_vectors_of_unit_length():
+    network = VitDiscriminator(400, 32, dimension=64, depth=1, heads=2)
+    assert network.projection.weight.norm(dim=1).mean().item() == pytest.approx(1, rel=0.02)
 
 
 def test_the_l2_attention_by_hand():
