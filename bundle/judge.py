@@ -8,60 +8,26 @@ denied it, and each file carries its own accuracy.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from monai.config import KeysCollection
-from monai.transforms import Compose, MapTransform
+from monai.transforms import Compose
 
 from bundle.artefacts import require_same
 from bundle.data.labelled import LabelledPatches
 from bundle.data.loader import ItemDataset, StepDataLoader
-from bundle.data.stain import macenko_normalise
 from bundle.data.transforms import RandDensityd, RandOrientationd, ScalePatchd, scale_patch
+from bundle.data.views import VIEWS, Viewd, look
 from bundle.engines.classifier import ImageClassifierTrainer, load_classifier
 from bundle.metrics.classification import summarise
 from bundle.pictures import to_uint8
 
 logger = logging.getLogger(__name__)
 
-# "normalised" brings every tile to one pair of stains (Macenko et al., ISBI 2009).
-VIEWS = ("colour", "grey", "normalised")
 NO_JUDGE = "it needs two or more labelled images of each class that nothing else learns from, and none are left"
-LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
-
-
-def look(rgb: np.ndarray, view: str) -> np.ndarray:
-    """One picture as a judge sees it; uint8 [H, W, 3] in and out.
-
-    Raises:
-        ValueError: an unknown view.
-    """
-    if view == "colour":
-        return rgb
-    if view == "grey":
-        return np.rint(rgb @ LUMINANCE).astype(np.uint8)[..., None].repeat(3, axis=-1)
-    if view == "normalised":
-        return macenko_normalise(rgb)
-    raise ValueError(f"a judge's view is {view!r}; it must be one of {VIEWS}")
-
-
-class JudgeViewd(MapTransform):
-    """uint8 [3, H, W] -> the same picture as a judge of this view sees it."""
-
-    def __init__(self, keys: KeysCollection, view: str) -> None:
-        super().__init__(keys)
-        self.view = view
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict:
-        result = dict(data)
-        for key in self.key_iterator(result):
-            seen = look(result[key].permute(1, 2, 0).numpy(), self.view)
-            result[key] = torch.from_numpy(np.array(seen.transpose(2, 0, 1), order="C"))
-        return result
 
 
 class JudgeTrainer(ImageClassifierTrainer):
@@ -92,7 +58,7 @@ class JudgeTrainer(ImageClassifierTrainer):
     ) -> None:
         self.stage = f"judge_{view}"
         self.view = view
-        plain = [JudgeViewd("image", view), ScalePatchd("image")]
+        plain = [Viewd("image", view), ScalePatchd("image")]
         # Random order matters: stain is varied before a judge loses sight of it, so that grey has no fixed brightness.
         random = [RandDensityd("image", *density), RandOrientationd("image")]
         dataset = ItemDataset(labelled.part("judge_training"), Compose(random + plain))

@@ -14,6 +14,7 @@ import torch
 
 from bundle.artefacts import fingerprint
 from bundle.data.transforms import scale_patch
+from bundle.data.views import look_at
 from bundle.engines.classifier import load_classifier
 from bundle.networks.feature_classifier import FeatureClassifier
 from bundle.selection.scores import entropy, entropy_limits
@@ -97,6 +98,8 @@ class Scorer:
     def score(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Expected softmax, float64 [N, K], and features, fp32 [N, D], of uint8 images [N, 3, S, S]; on the CPU.
 
+        The images are as they are in the pool; here they are brought to the view that the scorer was trained in.
+
         Raises:
             ValueError: images of another size than the scorer was trained with.
         """
@@ -106,7 +109,7 @@ class Scorer:
 
     @torch.no_grad()
     def _score(self, images: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        images = scale_patch(images.to(self.device))
+        images = scale_patch(look_at(images, self.facts["view"]).to(self.device))
         # Dropout comes behind the pooled features: they are the same in all passes, and so is their average.
         features = self.network.features(images).float()
         probabilities = expected_softmax(self.network, features, self.masks)

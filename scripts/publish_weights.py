@@ -29,10 +29,10 @@ from bundle.artefacts import (  # noqa: E402
     require_same,
     save_artefact,
 )
+from bundle.data.views import VIEWS  # noqa: E402
 from bundle.diffusion.schedule import NoiseSchedule  # noqa: E402
 from bundle.diffusion.synthesis import sample_images  # noqa: E402
 from bundle.files import write_json  # noqa: E402
-from bundle.judge import VIEWS  # noqa: E402
 from bundle.pictures import save_grid  # noqa: E402
 
 TRAINING_ONLY = {"raw_weights", "identity"}  # needed to train on, not to sample

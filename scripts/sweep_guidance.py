@@ -34,9 +34,10 @@ sys.path.insert(0, str(ROOT))
 from bundle.adapted import AdaptedModels  # noqa: E402
 from bundle.data.labelled import LabelledPatches  # noqa: E402
 from bundle.data.transforms import scale_patch  # noqa: E402
+from bundle.data.views import VIEWS  # noqa: E402
 from bundle.files import write_json  # noqa: E402
 from bundle.inferers import GuidedLatentInferer  # noqa: E402
-from bundle.judge import VIEWS, Judge  # noqa: E402
+from bundle.judge import Judge  # noqa: E402
 from bundle.metrics.frechet import frechet_distance  # noqa: E402
 from bundle.metrics.stain import relative_diversity, stain_distance  # noqa: E402
 from bundle.pictures import save_grid  # noqa: E402

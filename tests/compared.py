@@ -12,8 +12,8 @@ from monai.networks.nets import ResNet
 from bundle.artefacts import build, save_artefact
 from bundle.data.generated import write_generated_patches
 from bundle.data.labelled import LabelledPatches
+from bundle.data.views import VIEWS
 from bundle.evaluation.sets import ImageSet
-from bundle.judge import VIEWS
 
 
 def write_real(folder, unused=12, test=12):

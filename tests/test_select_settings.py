@@ -44,6 +44,10 @@ def stains(w):
     return [trainer.data_loader.dataset.transform.transforms[0] for trainer in scorers(w)]
 
 
+def views(w):
+    return [trainer.data_loader.dataset.transform.transforms[2] for trainer in scorers(w)]
+
+
 # Each setting a user may change, another value for it, and what then must have changed.
 FLAGS = [
     ("pool_dir", "/some/where", lambda w: str(w("pool").folder) == "/some/where"),
@@ -91,6 +95,8 @@ FLAGS = [
     ("scorer_channels", [4] * 4, lambda w: network(w, "block_inplanes") == {"[4, 4, 4, 4]"}),
     ("scorer_norm_groups", 4, lambda w: network(w, "norm") == {"['group', {'num_groups': 4}]"}),
     ("scorer_input_side", 64, lambda w: shape(w, "input_side") == {"64"}),
+    ("scorer_view", "grey", lambda w: all_are((trainer.view for trainer in scorers(w)), "grey")),
+    ("scorer_view", "grey", lambda w: all_are((view.view for view in views(w)), "grey")),
     ("scorer_dropout", 0.5, lambda w: shape(w, "dropout") == {"0.5"}),
     ("scorer_steps", 9, lambda w: all_are((trainer.steps for trainer in scorers(w)), 9)),
     ("scorer_steps", 9, lambda w: all_are((t.data_loader.step_sampler.steps for t in scorers(w)), 9)),

@@ -19,6 +19,7 @@ from bundle.data.labelled_part import LabelledPart
 from bundle.data.loader import ItemDataset, StepDataLoader, read_images
 from bundle.data.split import SplitRow
 from bundle.data.transforms import scale_patch
+from bundle.data.views import look_at, require_view
 from bundle.engines.classifier import ClassifierTrainer
 from bundle.engines.schedules import warm_up_and_cool_down
 from bundle.metrics.classification import summarise
@@ -80,6 +81,8 @@ class ScorerTrainer(ClassifierTrainer):
         steps: as of StageTrainer. The learning rate falls linearly to 0 over the last half of them.
         passes: passes of Monte-Carlo dropout, see :func:`bundle.scorer.dropout_masks`.
         trunk_weights: a file the trunk starts from, or None for random weights.
+        view: one of `bundle.data.views.VIEWS`, in which the training loader hands out its pictures. A scorer in grey or
+            of normalised stain can't choose by colours.
         batch_size: images at once where nothing is trained.
         **classifier: further arguments of ClassifierTrainer.
     """
@@ -93,10 +96,12 @@ class ScorerTrainer(ClassifierTrainer):
         steps: int,
         passes: int = 10,
         trunk_weights: str | Path | None = None,
+        view: str = "colour",
         batch_size: int = 64,
         **classifier: Any,
     ) -> None:
         self.stage = stage
+        self.view = require_view(view)
         self.training = training
         self.held_out = held_out
         self.passes = passes
@@ -127,6 +132,7 @@ class ScorerTrainer(ClassifierTrainer):
             "held-out images": self.held_out.prepare().fingerprint,
             "trunk weights": None if self.trunk_weights is None else file_hash(self.trunk_weights),
             "number of passes": self.passes,
+            "view": self.view,
         }
 
     def _iteration(self, engine: Any, batchdata: dict[str, torch.Tensor]) -> dict[str, float]:
@@ -137,10 +143,10 @@ class ScorerTrainer(ClassifierTrainer):
     @torch.no_grad()
     def probabilities(self, network: torch.nn.Module) -> torch.Tensor:
         """Expected softmax of the held-out images, float64 [N, K], on the CPU."""
-        expected = [
-            expected_softmax(network, network.features(scale_patch(batch.to(self.state.device))), self.masks)[:count]
-            for batch, count in full_batches(read_images(self.held_out), self.batch_size)
-        ]
+        expected = []
+        for batch, count in full_batches(look_at(read_images(self.held_out), self.view), self.batch_size):
+            features = network.features(scale_patch(batch.to(self.state.device)))
+            expected.append(expected_softmax(network, features, self.masks)[:count])
         return torch.cat(expected).cpu()
 
     @property
@@ -244,6 +250,7 @@ class FinalScorerTrainer(ScorerTrainer):
             "measured": self.measured,
             "dropout_masks": self.masks.cpu(),
             "passes": len(self.masks),
+            "view": self.view,
         }
 
 

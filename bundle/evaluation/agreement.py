@@ -9,9 +9,10 @@ import torch
 from sklearn.metrics import confusion_matrix
 
 from bundle.data.transforms import scale_patch
+from bundle.data.views import VIEWS
 from bundle.evaluation.figures import figure, share_interval
 from bundle.evaluation.sets import ImageSet
-from bundle.judge import VIEWS, Judge
+from bundle.judge import Judge
 
 SEEN_AS = {"colour": "in colour", "grey": "in grey", "normalised": "with all stains brought to one pair"}
 

@@ -18,7 +18,8 @@ import torch
 from torch.nn.functional import interpolate
 
 from bundle.data.transforms import scale_patch
-from bundle.judge import VIEWS, Judge
+from bundle.data.views import VIEWS
+from bundle.judge import Judge
 from bundle.networks.feature_classifier import MONAI_RESNET, FeatureClassifier, known_model
 from bundle.pool import content_hash
 from bundle.scorer import Scorer

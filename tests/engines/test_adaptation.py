@@ -12,8 +12,9 @@ from conftest import TINY_ADAPTATION
 from helpers import assert_equal, kill_stage, root_cause
 
 from bundle.artefacts import fingerprint, load_artefact, read_artefact, save_artefact
+from bundle.data.views import VIEWS
 from bundle.engines.classifier import load_classifier
-from bundle.judge import VIEWS, Judge
+from bundle.judge import Judge
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = ("image_classifier", "decoder", "latent_classifier", *(f"judge_{view}" for view in VIEWS))
@@ -232,19 +233,6 @@ def test_judge_reads_back_and_refuses_other_classes(adapted):
     assert set(judge.measured) == set(VIEWS)
     with pytest.raises(ValueError, match="the order differs"):
         Judge(adapted, classes=judge.classes[::-1])
-
-
-def test_views_without_colour_do_not_see_it():
-    """A tile and the same tile with its channels' order reversed have the same grey values where luminance is alike."""
-    from bundle.judge import look
-
-    rgb = torch.randint(0, 255, (16, 16, 3), dtype=torch.uint8).numpy()
-    grey = look(rgb, "grey")
-    assert (grey[..., 0] == grey[..., 1]).all() and (grey[..., 1] == grey[..., 2]).all()
-    assert grey[0, 0, 0] == round(0.299 * rgb[0, 0, 0] + 0.587 * rgb[0, 0, 1] + 0.114 * rgb[0, 0, 2])
-    assert (look(rgb, "colour") == rgb).all()
-    with pytest.raises(ValueError, match="view is 'infrared'"):
-        look(rgb, "infrared")
 
 
 @pytest.mark.parametrize("trunk", ["encoder"])

@@ -16,6 +16,7 @@ from bundle.artefacts import load_artefact, read_artefact
 from bundle.data.labelled import LabelledPatches
 from bundle.data.loader import ItemDataset, StepDataLoader
 from bundle.data.transforms import ScalePatchd, scale_patch
+from bundle.data.views import look_at
 from bundle.engines.scorer import FinalScorerTrainer, LabelledFold
 from bundle.networks.feature_classifier import FeatureClassifier
 from bundle.scorer import Scorer, dropout_masks, expected_softmax, full_batches, load_feature_extractor
@@ -175,6 +176,18 @@ def test_a_score_depends_on_the_image_alone(selected, pictures):
         assert torch.equal(torch.cat(found), expected)
 
 
+def test_a_scorer_sees_pictures_in_the_view_it_was_trained_in(selected, pictures, tmp_path):
+    """In grey, a picture and its grey copy are the same."""
+    selected(tmp_path, scorer_view="grey")
+    scorer, colour = (Scorer(folder / "scorer.pt") for folder in (tmp_path, selected.folder))
+    grey = look_at(pictures, "grey")
+    assert all(torch.equal(one, other) for one, other in zip(scorer.score(pictures), scorer.score(grey)))
+    assert not torch.equal(colour.score(pictures)[0], colour.score(grey)[0])
+    with pytest.raises(RuntimeError) as caught:
+        selected(tmp_path / "other", scorer_view="infrared")
+    assert "'infrared'; it must be one of colour, grey, normalised" in str(root_cause(caught.value))
+
+
 def test_features_are_the_scorers_own_or_those_of_a_given_module(selected, pictures):
     own = Scorer(selected.folder / "scorer.pt")
     features = own.score(pictures)[1]
@@ -260,6 +273,7 @@ def test_killed_and_continued_is_the_uninterrupted_run(workflow, tmp_path):
         ({"dropout_passes": 4}, "its number of passes is 3, this run's is 4"),
         ({"folds": 3}, "its training images is"),
         ({"scorer_dropout": 0.1}, "its architecture is"),
+        ({"scorer_view": "grey"}, "its view is colour, this run's is grey"),
         ({"density_scale": 0.1}, "its stain variation is .*0.5.*0.1"),
         ({"scorer_steps": 41}, "its number of steps is 40, this run's is 41"),
         ({"seed": 3}, "its training images is"),

@@ -5,8 +5,9 @@ import torch
 from candidates import CLASSES
 from compared import image_set, write_judge
 
+from bundle.data.views import VIEWS
 from bundle.evaluation.agreement import measure_agreement
-from bundle.judge import VIEWS, Judge
+from bundle.judge import Judge
 
 
 class Oracle:
