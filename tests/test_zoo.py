@@ -32,5 +32,5 @@ def test_every_stage_passes_in_a_zoo(tmp_path):
     command = [sys.executable, "-m", "unittest", "--failfast", "test_histodiffusion"]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert run.returncode == 0, run.stderr[-4000:]
-    assert "Ran 7 tests" in run.stderr
+    assert "Ran 10 tests" in run.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"models", "ci"} and set(os.listdir(ROOT)) == before

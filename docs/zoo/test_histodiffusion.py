@@ -77,6 +77,29 @@ CLASSIFY = {
 EVALUATE = {**LABELLED, "draws": 5, "frechet_draws": 2}
 STUDY = {**LABELLED, "classifier_steps": 2, "seeds": 1, "rows": "colour_histogram", "variants": "plain"}
 
+STYLEGAN2 = {
+    **LABELLED,
+    "labels_per_class": 4,
+    "channels": [8, 8, 8, 4],
+    "latent_channels": 8,
+    "style_channels": 8,
+    "mapping_layers": 2,
+    "stylegan2_steps": 2,
+    "stylegan2_batch_size": 4,
+}
+VIT_CGAN = {
+    **LABELLED,
+    "labels_per_class": 4,
+    "generator_dimensions": [16, 8],
+    "generator_depths": [1, 1],
+    "generator_heads": [2, 2],
+    "discriminator_dimension": 16,
+    "discriminator_depth": 1,
+    "discriminator_heads": 2,
+    "steps": 2,
+    "batch_size": 4,
+}
+
 # The workflow type, the config, its settings, and which of them are folders of earlier stages.
 STAGES = [
     ["train", "pretrain", PRETRAIN, {}],
@@ -86,6 +109,9 @@ STAGES = [
     ["train", "classify", CLASSIFY, {"split_file": "adapt/split.csv"}],
     ["infer", "evaluate", EVALUATE, {"pool_dir": "inference/pool", "adapted_dir": "adapt"}],
     [None, "study", STUDY, {"adapted_dir": "adapt", "pretrained_dir": "pretrain"}],
+    ["train", "stylegan2", STYLEGAN2, {}],
+    ["infer", "rival_inference", {"rival": "stylegan2", "num_images": 2}, {"rival_dir": "stylegan2"}],
+    ["train", "vit_cgan", VIT_CGAN, {}],
 ]
 
 

@@ -8,7 +8,7 @@ from monai.bundle import ConfigWorkflow
 
 
 def trainer(w):
-    return w("trainer")
+    return w("train#trainer")
 
 
 def loader(w):
@@ -55,7 +55,7 @@ FLAGS = [
     ("generated_per_class", 12, lambda w: w("labelled").generated_per_class == 12),
     ("generated_slide", 9, lambda w: w("labelled").generated_slide == 9),
     ("num_workers", 2, lambda w: loader(w).num_workers == 2),
-    ("geometry", "none", lambda w: type(w("preprocessing").transforms[0]).__name__ == "Identityd"),
+    ("geometry", "none", lambda w: type(w("train#preprocessing").transforms[0]).__name__ == "Identityd"),
     ("geometry", "none", lambda w: trainer(w).settings["geometry"] == "none"),
     ("channels", [8, 8], lambda w: architectures(w, "channels") == [[8, 8], [8, 8]]),
     ("latent_channels", 9, lambda w: trainer(w).generator_class.keywords["latent_channels"] == 9),
@@ -151,7 +151,7 @@ def test_the_presets_change_settings_and_build(content, bundle_root, overlay):
     assert w("stylegan2_batch_size") % w("deviation_group") == 0
     images = w("stylegan2_steps") * w("stylegan2_batch_size")
     if overlay.startswith("paper"):
-        assert images == pytest.approx(100 * 5000, abs=64) and w("trainer").augmentation.target is None
+        assert images == pytest.approx(100 * 5000, abs=64) and w("train#trainer").augmentation.target is None
         assert (w("stylegan2_batch_size"), w("stylegan2_learning_rate")) == (64, 2e-4)
     else:
         assert images == 5_000_000 and [step * 64 for step in w("label_ramp")] == [2_000_000, 4_000_000]

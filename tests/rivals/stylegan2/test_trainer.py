@@ -131,7 +131,7 @@ def trainer(made, tmp_path):
 
     def make(**settings):
         trainer = made(tmp_path, label_ramp=settings.pop("label_ramp", [0, 0]), **settings).parser.get_parsed_content(
-            "trainer"
+            "train#trainer"
         )
         trainer.prepare()
         torch.manual_seed(3)
