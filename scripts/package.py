@@ -40,7 +40,9 @@ def main() -> None:
     given = parser.parse_args()
     if given.adapted_dir is None:
         given.adapted_dir = models / "adapt"
-        given.diffusion_dir = given.diffusion_dir or models / "adapt_diffusion"
+        if given.diffusion_dir is None:
+            given.diffusion_dir = models / "adapt_diffusion"
+            given.evaluation_dir = given.evaluation_dir or given.diffusion_dir  # what was measured of these weights
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         folder, archive = build_package(ROOT, **vars(given))
