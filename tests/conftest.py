@@ -86,6 +86,7 @@ TINY_CLASSIFICATION = {
 TINY_SELECTION = {
     "patch_size": 32,
     "generated_per_class": 10,
+    "scorer_view": "colour",  # that the candidates of tests are told apart by
     "scorer_steps": 4,
     "scorer_batch_size": 8,
     "scorer_channels": [8, 8, 8, 8],

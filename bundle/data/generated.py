@@ -14,6 +14,7 @@ from operator import index as as_integer
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
@@ -122,13 +123,20 @@ def write_generated_patches(
         "classes": [name for name in CLASSES if name in classes],
     }
     folder = Path(folder)
-    _claim(folder, arguments)
-    logger.info("Writing patches to %s: procedurally generated, not tissue.", folder)
-    jobs = [
-        (name, slide, index) for slide in slides for name in arguments["classes"] for index in range(patches_per_class)
-    ]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):  # runs that share a cache begin at the same time
+        _claim(folder, arguments)
+        logger.info("Writing patches to %s: procedurally generated, not tissue.", folder)
+        _write(folder, arguments, progress)
+    return folder
+
+
+def _write(folder: Path, arguments: dict, progress: bool) -> None:
+    """Writes what is missing of the patches that a folder was claimed for."""
+    slides, count, size, seed = (arguments[name] for name in ("slides", "patches_per_class", "size", "seed"))
+    jobs = [(name, slide, index) for slide in slides for name in arguments["classes"] for index in range(count)]
     for name, slide, index in tqdm(jobs, desc="procedural patches, not tissue", unit="patch", disable=not progress):
-        group = folder / (name if group_by == "class" else f"slide_{slide:02d}")
+        group = folder / (name if arguments["group_by"] == "class" else f"slide_{slide:02d}")
         path = group / f"{name}_slide_{slide:02d}_{index:04d}.png"
         if path.exists():  # files appear whole, so one that is there is complete
             continue
@@ -142,7 +150,6 @@ def write_generated_patches(
         )
     if (folder / _UNFINISHED_RECORD).exists():
         os.replace(folder / _UNFINISHED_RECORD, folder / RECORD)
-    return folder
 
 
 def is_generated(folder: str | Path) -> bool:

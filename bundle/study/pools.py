@@ -71,23 +71,16 @@ class StudyPools:
         """Settings by which select and classify find the images of the split."""
         return {**self.data, **({} if self.seed is None else {"split_seed": self.seed})}  # built-in ones differ by it
 
-    def select(self, name: str, normalised: bool = False) -> Path:
-        """The selection of a pool for the split; makes pool and selection, or what is missing of them.
-
-        Args:
-            normalised: whether it is for a classifier of stain-normalised images. Then the scorer sees normalised ones
-                too, or it would choose by colours that nobody sees afterwards.
-        """
+    def select(self, name: str) -> Path:
+        """The selection of a pool for the split; makes pool and selection, or what is missing of them."""
         pool = self.pool(name)
-        suffix = "_normalised" if normalised else ""
-        folder = self.folder / f"selections{suffix}" / name
-        logger.info(f"study: selection of {name}{', stain-normalised' if normalised else ''}")
+        folder = self.folder / "selections" / name
+        logger.info(f"study: selection of {name}")
         # Without the test set nobody can touch it.
         data = {name: value for name, value in self.labelled_data.items() if name != "test_dir"}
-        places = {"pool_dir": pool, "split_file": self.split_file, "scorer_dir": self.folder / f"scorer{suffix}"}
+        places = {"pool_dir": pool, "split_file": self.split_file, "scorer_dir": self.folder / "scorer"}
         places = {name: str(path) for name, path in {**places, "output_dir": folder}.items()}
-        view = {"scorer_view": "normalised" if normalised else "colour"}
-        run_config("select.json", **{**data, **view, **self.chain["selection"], **places})
+        run_config("select.json", **{**data, **self.chain["selection"], **places})
         return folder / "selection.csv"
 
     def pool(self, name: str) -> Path:

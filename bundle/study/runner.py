@@ -169,7 +169,7 @@ class Study:
             places = {"split_file": str(pools.split_file), "output_dir": str(run["folder"])}
             settings = {**pools.labelled_data, **run["settings"], **places}
             if row.pool is not None:
-                settings["selection_file"], facts["selection"] = self.selection(row.pool, run["variant"], run["seed"])
+                settings["selection_file"], facts["selection"] = self.selection(row.pool, run["seed"])
             facts["split"] = self.split(run["seed"])
         except Exception as error:  # one broken row must not cost the others
             logger.exception(f"study: {run['name']} failed")
@@ -246,8 +246,8 @@ class Study:
 
         return self.once(("pools", folder), make)
 
-    def selection(self, pool: str, variant: str, seed: int) -> tuple[str, str]:
-        """The selection of a pool for a variant, and a hash of what it chose.
+    def selection(self, pool: str, seed: int) -> tuple[str, str]:
+        """The selection of a pool, and a hash of what it chose.
 
         Raises:
             ValueError: another row or seed was run with another choice, as before the pool was extended.
@@ -255,12 +255,11 @@ class Study:
         folder = self.place(seed)
 
         def make() -> tuple[str, str]:
-            path = self.pools(seed).select(pool, VARIANTS[variant])
+            path = self.pools(seed).select(pool)
             chosen = sorted((row.file, row.ratio or 0, row.random_ratio or 0) for row in read_selection(path)[0])
             digest = hashlib.sha256(repr(chosen).encode()).hexdigest()
             for run in self.planned():
-                of = run["row"].pool, run["variant"], self.place(run["seed"])
-                if of == (pool, variant, folder):
+                if run["row"].pool == pool and self.place(run["seed"]) == folder:
                     recorded = self.recorded(run)
                     if recorded["status"] == DONE and recorded["selection"] != digest:
                         raise ValueError(
@@ -269,7 +268,7 @@ class Study:
                         )
             return str(path), digest
 
-        return self.once(("selection", pool, variant, folder), make)
+        return self.once(("selection", pool, folder), make)
 
     def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """What several runs share; an error is kept as well, so that it isn't run into again and again."""

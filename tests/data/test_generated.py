@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -114,6 +115,35 @@ def test_interrupted_writing_resumes_and_refuses_other_arguments(tmp_path, monke
     with pytest.raises(ValueError, match="'size': 16.*'size': 32"):
         write_generated_patches(folder, **{**SMALL, "size": 32})
     assert tree(folder) == whole
+
+
+def test_two_runs_that_begin_at_the_same_time_share_a_folder(tmp_path):
+    """In the middle of a run's work another waits for it, and then finds all of it."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slowly(*arguments):
+        begun.set()
+        assert go_on.wait(60)
+        return np.zeros((16, 16, 3), np.uint8)
+
+    def write(results):
+        results.append(write_generated_patches(tmp_path / "made", [0], 1, 16, classes=["ADI"], progress=False))
+
+    first, second = [], []
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(generated, "generate_patch", slowly)
+        threads = [threading.Thread(target=write, args=(results,)) for results in (first, second)]
+        threads[0].start()
+        assert begun.wait(60)
+        (tmp_path / "made" / "generated.unfinished.json").rename(tmp_path / "hidden")  # as before the note was written
+        threads[1].start()
+        threads[1].join(0.3)
+        assert threads[1].is_alive()  # not refused
+        (tmp_path / "hidden").rename(tmp_path / "made" / "generated.unfinished.json")
+        go_on.set()
+        for thread in threads:
+            thread.join(60)
+    assert first == second == [tmp_path / "made"] and is_generated(tmp_path / "made")
 
 
 def test_a_folder_of_other_images_is_refused_and_not_called_generated(tmp_path):

@@ -135,26 +135,6 @@ def test_runs_each_row_once_and_writes_the_table(study, configs, tmp_path):
     assert not configs.calls  # all was found again
 
 
-def test_what_a_classifier_of_normalised_images_gets_was_selected_by_a_scorer_that_sees_normalised_ones(study, configs):
-    study("guided_selective_50", variants=["plain", "normalised"], seeds=1).run()
-    chosen = {settings["scorer_view"]: settings for name, _, settings in configs.calls if name == "select.json"}
-    used = {
-        settings["normalise_stain"]: settings["selection_file"]
-        for name, _, settings in configs.calls
-        if "selection_file" in settings
-    }
-    for view, normalised in (("colour", False), ("normalised", True)):
-        assert used[normalised] == chosen[view]["output_dir"] + "/selection.csv"
-    assert chosen["colour"]["scorer_dir"] != chosen["normalised"]["scorer_dir"]
-    assert chosen["colour"]["pool_dir"] == chosen["normalised"]["pool_dir"]
-
-
-def test_a_users_view_is_that_of_all_scorers(study, configs):
-    chain = {**CHAIN, "selection": {"scorer_view": "grey"}}
-    study("guided_selective_50", chain, variants=["plain", "normalised"], seeds=1).run()
-    assert [settings["scorer_view"] for name, _, settings in configs.calls if name == "select.json"] == ["grey"] * 2
-
-
 def test_the_first_seed_of_all_rows_comes_first(study, configs):
     study("real,oversampled").run()
     assert [settings["seed"] for name, _, settings in configs.calls] == [0, 0, 0, 1, 1, 1]
