@@ -24,7 +24,8 @@ def save_lines(
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # here, as it is slow to import and seldom needed
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    names = len(lines) + (level is not None)
+    figure = Figure(figsize=(6, 4 + 0.25 * names), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     for name, (x, y) in lines.items():
@@ -32,7 +33,7 @@ def save_lines(
     if level is not None:
         axes.axhline(level[1], linestyle="--", color="grey", label=level[0])
     axes.set(xlabel=labels[0], ylabel=labels[1], title=title)
-    axes.legend()
+    figure.legend(loc="outside lower center")  # below: within the axes it would hide lines
     write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=120))
 
 
