@@ -32,6 +32,7 @@ CLASSES = ["ADI", "BACK", "LYM", "MUC", "MUS", "NORM", "TUM"]
 def weights_of(root):
     """What scripts/package.py takes where no others are named."""
     places = {"adapted_dir": "adapt", "pretrained_dir": "pretrain", "diffusion_dir": "adapt_diffusion"}
+    places |= {"evaluation_dir": "adapt_diffusion"}
     return {name: root / "models" / place for name, place in places.items()}
 
 
@@ -101,8 +102,9 @@ def test_the_repositorys_diffusion_model_goes_with_its_own_weights_only(bundle_r
     ours = weights_of(bundle_root)
     for flags, expected in (
         ([], ours),
-        (["--adapted_dir", "a"], {**ours, "adapted_dir": Path("a"), "diffusion_dir": None}),
-        (["--diffusion_dir", "d"], {**ours, "diffusion_dir": Path("d")}),
+        (["--adapted_dir", "a"], {**ours, "adapted_dir": Path("a"), "diffusion_dir": None, "evaluation_dir": None}),
+        (["--diffusion_dir", "d"], {**ours, "diffusion_dir": Path("d"), "evaluation_dir": None}),
+        (["--evaluation_dir", "e"], {**ours, "evaluation_dir": Path("e")}),
     ):
         monkeypatch.setattr(sys, "argv", ["package.py", *flags])
         script.main()
@@ -148,7 +150,10 @@ def test_the_card_has_figures_training_and_attribution(packaged, bundle_root):
     assert origin["command"] in card and origin["commit"] in card
     assert (bundle_root / "docs" / "data_license.txt").read_text().strip() in card
     assert file_sha256(packaged[0] / "models" / "model.pt") in card
-    assert "They were not evaluated" in card and "not tissue" not in card
+    evaluation = json.loads((bundle_root / "models" / "adapt_diffusion" / "evaluation.json").read_text())
+    agreement = evaluation["agreement"]["overall"]["agreement_grey"]["value"]
+    assert f"| The judge agrees, in grey | {agreement:.3f} |" in card and "They were not evaluated" not in card
+    assert "not tissue" not in card
     assert "### Diffusion model, adapted" in card
     for title in ("Intended use", "Limits", "Data", "Training", "Risks", "Licence and attribution"):
         assert f"\n## {title}\n" in card
@@ -300,12 +305,14 @@ def test_an_adapted_diffusion_model_with_its_evaluation(bundle_root, tmp_path):
     fingerprint = packed.fingerprint
     runs = tmp_path / "evaluate"
     runs.mkdir()
+    folder, _ = build_package(bundle_root, tmp_path / "bare", **settings)
+    assert "They were not evaluated" in (folder / "docs" / "model_card.md").read_text()
     settings["evaluation_dir"] = runs
     with pytest.raises(FileNotFoundError, match="has no evaluation.json: evaluate first"):
         build_package(bundle_root, tmp_path / "dist", **settings)
     overall = {"kid": {**figure(0.143, 0.287), "better": "lower"}}
     evaluation = {
-        "synthetic": {"model": fingerprint, "images": {"ADI": 9}, "settings": {"guidance_scale": 3.0}},
+        "synthetic": {"model": fingerprint, "images": {"ADI": 9}, "settings": {"guidance_scale": 3.0, "cap": None}},
         "reference": {"part": "test"},
         "floor": {"part": "unused"},
         "compared": {"ADI": 7},
@@ -315,6 +322,7 @@ def test_an_adapted_diffusion_model_with_its_evaluation(bundle_root, tmp_path):
     (runs / "evaluation.json").write_text(json.dumps(evaluation))
     folder, _ = build_package(bundle_root, tmp_path / "dist", **settings)
     card = (folder / "docs" / "model_card.md").read_text()
+    assert "Settings: guidance scale 3.0." in card
     row = f"| Kernel distance | 0.143 | 0.143 to 0.143 | 0.287 | 0.287 to 0.287 | {READINGS['better']} |"
     assert row in card and READINGS["worse"] in card and "9 images, of which 7 are compared" in card
     found = json.loads((folder / "configs" / "metadata.json").read_text())["eval_metrics"]
