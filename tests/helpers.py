@@ -1,5 +1,6 @@
 """What several test files use."""
 
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+
+from bundle.workflow import is_setting
 
 ROOT = Path(__file__).resolve().parents[1]
 KILLED_STAGE = """
@@ -31,6 +34,16 @@ workflow = ConfigWorkflow(config_file={config!r}, bundle_root={root!r}, **{setti
 workflow.initialize()
 workflow.run()
 """
+
+
+def flags_of(config, also=()):
+    """Ids of a config that a user may set: plain values and expressions, and those of `also` that it has."""
+    content = json.loads((ROOT / "configs" / config).read_text())
+    return {name for name, value in content.items() if is_setting(value) or name in also} - {
+        "description",
+        "bundle_root",
+        "training",
+    }
 
 
 def root_cause(error):

@@ -1,15 +1,11 @@
 """Each setting of configs/classify.json does what it says, and what is no setting, or no number, is refused at once."""
 
 import json
-from pathlib import Path
 
 import pytest
-from helpers import build_elsewhere, root_cause
+from helpers import ROOT, build_elsewhere, flags_of, root_cause
 from monai.bundle import ConfigWorkflow
 
-from bundle.workflow import is_setting
-
-ROOT = Path(__file__).resolve().parents[1]
 CONFIG = str(ROOT / "configs" / "classify.json")
 
 
@@ -131,13 +127,7 @@ def test_each_flag_changes_what_it_says(content, flag, value, changed):
 
 
 def test_every_setting_has_its_flag_test():
-    config = json.loads(Path(CONFIG).read_text())
-    settings = {name for name, value in config.items() if is_setting(value)} - {
-        "description",
-        "bundle_root",
-        "training",
-    }
-    assert settings | {"trunk_arguments"} == {flag for flag, *_ in FLAGS}
+    assert flags_of("classify.json") | {"trunk_arguments"} == {flag for flag, *_ in FLAGS}
 
 
 def test_the_command_of_the_adaptation_is_followed_by_this_one_without_flags():

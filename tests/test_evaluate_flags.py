@@ -4,17 +4,13 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from compared import write_compared
 from conftest import TINY_EVALUATION
-from helpers import build_elsewhere, root_cause
+from helpers import ROOT, build_elsewhere, flags_of, root_cause
 from monai.bundle import ConfigWorkflow
 
-from bundle.workflow import is_setting
-
-ROOT = Path(__file__).resolve().parents[1]
 CONFIG = str(ROOT / "configs" / "evaluate.json")
 
 
@@ -105,9 +101,7 @@ def test_where_a_selection_has_its_pool_can_be_said(content):
 
 
 def test_every_setting_has_its_flag_test():
-    config = json.loads(Path(CONFIG).read_text())
-    settings = {name for name, value in config.items() if is_setting(value) or name == "extractors"}
-    assert settings - {"description", "bundle_root", "training"} == {flag for flag, *_ in FLAGS}
+    assert flags_of("evaluate.json", also=["extractors"]) == {flag for flag, *_ in FLAGS}
 
 
 def test_defaults_are_those_documented(content):

@@ -1,6 +1,5 @@
 """The settings of configs/select.json: found from anywhere, each does what it says, impossible ones refused at once."""
 
-import json
 import os
 import subprocess
 import sys
@@ -9,13 +8,11 @@ from pathlib import Path
 import pytest
 from candidates import fill_pool, keys, write_labelled
 from conftest import TINY_SELECTION
-from helpers import build_elsewhere, root_cause
+from helpers import ROOT, build_elsewhere, flags_of, root_cause
 from monai.bundle import ConfigWorkflow
 
 from bundle.selection.table import read_selection
-from bundle.workflow import is_setting
 
-ROOT = Path(__file__).resolve().parents[1]
 CONFIG = str(ROOT / "configs" / "select.json")
 
 
@@ -148,11 +145,8 @@ def test_each_flag_changes_what_it_says(content, untouched, flag, value, changed
 
 
 def test_every_setting_has_its_flag_test():
-    config = json.loads(Path(CONFIG).read_text())
-    settings = {name for name, value in config.items() if is_setting(value) or name == "ratios"}
-    assert settings - {"description", "bundle_root", "next_command", "training", "scorer_folder"} == {
-        flag for flag, *_ in FLAGS
-    }
+    settings = flags_of("select.json", also=["ratios"]) - {"next_command", "scorer_folder"}
+    assert settings == {flag for flag, *_ in FLAGS}
 
 
 def test_it_is_built_from_anywhere(tmp_path):
