@@ -11,6 +11,7 @@ from monai.inferers import Inferer
 from bundle.adapted import AdaptedModels
 from bundle.diffusion.guidance import ClassifierGuidance
 from bundle.diffusion.samplers import SAMPLERS, Callback, timestep_pairs
+from bundle.diffusion.schedule import NoiseSchedule
 from bundle.diffusion.synthesis import sample_images
 from bundle.engines.stage import autocast_dtype
 
@@ -25,7 +26,7 @@ class GuidedLatentInferer(Inferer):
         guidance_scale: g >= 0; 0 is unguided.
         sampler: "ddim", "ddpm", "dpm_solver++" or "sde_dpm_solver++".
         num_inference_steps: network evaluations for one image, from 1 to the schedule's T.
-        spacing: how the steps are spread over t: "trailing", "leading" or "linspace".
+        spacing: how the steps are spread over t: see `bundle.diffusion.samplers.timestep_pairs`.
         eta: of "ddim", 0 (deterministic) to 1; the other samplers have none.
         guidance_interval: lowest and highest t with guidance, both included; None for all that the classifier knows.
         guidance_maximum_norm: limit of g sqrt(1 - alpha_bar_t) |gradient| / |epsilon| of an image; None for none.
@@ -59,7 +60,7 @@ class GuidedLatentInferer(Inferer):
         if guidance_interval is not None and len(guidance_interval) != 2:
             raise ValueError(f"--guidance_interval is {guidance_interval}; it needs the lowest and the highest t")
         autocast_dtype(precision, torch.device("cpu"))  # refuses an unknown one
-        timestep_pairs(1, 1, spacing)
+        timestep_pairs(NoiseSchedule(), 1, spacing)
         self.sampler = sampler
         self.num_inference_steps = num_inference_steps
         self.spacing = spacing
@@ -159,7 +160,7 @@ class GuidedLatentInferer(Inferer):
             ValueError: more steps than the schedule has, or an interval beyond what the classifier knows.
         """
         network.prepare()
-        timestep_pairs(network.schedule.timesteps, self.num_inference_steps, self.spacing)
+        timestep_pairs(network.schedule, self.num_inference_steps, self.spacing)
         highest = network.maximum_timestep - 1
         interval = self.guidance_interval or [0, highest]
         if interval[1] > highest:

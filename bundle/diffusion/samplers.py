@@ -15,11 +15,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 
 from bundle.diffusion.schedule import NoiseSchedule
 
-SPACINGS = ("trailing", "leading", "linspace")
+SPACINGS = ("trailing", "leading", "linspace", "log_snr")
 CLEAN = -1  # the "timestep" after the last step: z_0 itself, with alpha_bar = 1
 
 Network = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -29,18 +30,20 @@ DrawNoise = Callable[[tuple[int, ...]], torch.Tensor]
 Callback = Callable[[int, torch.Tensor], None]
 
 
-def timestep_pairs(timesteps: int, steps: int, spacing: str = "trailing") -> list[tuple[int, int]]:
+def timestep_pairs(schedule: NoiseSchedule, steps: int, spacing: str = "trailing") -> list[tuple[int, int]]:
     """The noise levels a sampler visits, as (t, t_next) pairs ending in (t, -1), -1 being the clean latent.
 
     Args:
-        timesteps: T of the schedule.
+        schedule: has T noise levels, and their signal-to-noise ratios.
         steps: number of pairs, from 1 to T.
-        spacing: "trailing" (starts at T - 1; Lin et al., arXiv 2305.08891, Table 2), "leading" (ends at 0) or
-            "linspace" (both).
+        spacing: "trailing" (starts at T - 1; Lin et al., arXiv 2305.08891, Table 2), "leading" (ends at 0), "linspace"
+            (both), or "log_snr": both, and between them even in the logarithm of the signal-to-noise ratio (Lu et al.,
+            arXiv 2206.00927, Section 3.4) as far as whole t allow.
 
     Raises:
         ValueError: steps outside [1, T], or an unknown spacing.
     """
+    timesteps = schedule.timesteps
     if not 1 <= steps <= timesteps:
         raise ValueError(f"num_inference_steps is {steps}; it must lie between 1 and the {timesteps} training steps")
     if spacing == "trailing":
@@ -50,9 +53,21 @@ def timestep_pairs(timesteps: int, steps: int, spacing: str = "trailing") -> lis
     elif spacing == "linspace":
         # A single step has no two ends: it starts from noise.
         times = [round((timesteps - 1) * (1 - i / max(steps - 1, 1))) for i in range(steps)]
+    elif spacing == "log_snr":
+        times = _even_in_log_snr(schedule, steps)
     else:
         raise ValueError(f"spacing is {spacing!r}; it must be one of {SPACINGS}")
     return list(zip(times, [*times[1:], CLEAN]))
+
+
+def _even_in_log_snr(schedule: NoiseSchedule, steps: int) -> list[int]:
+    noise_to_signal = np.log(1 / schedule.alpha_bar.numpy(force=True) - 1)  # rises with t
+    wanted = np.linspace(noise_to_signal[-1], noise_to_signal[0], steps)[::-1]  # one step starts from noise
+    nearest = np.interp(wanted, noise_to_signal, np.arange(schedule.timesteps)).round()
+    # Where even steps are shorter than one t, each takes the next t that is free.
+    rank = np.arange(steps)
+    times = np.maximum.accumulate(nearest - rank) + rank
+    return np.minimum(times, schedule.timesteps - steps + rank)[::-1].astype(int).tolist()
 
 
 def start_latents(noise: torch.Tensor, schedule: NoiseSchedule, mean: torch.Tensor) -> torch.Tensor:
@@ -86,7 +101,7 @@ def _run(
 
     `advance` is one sampler's step: (alpha_bar at t, alpha_bar at t_next, z_t, epsilon, gradient) -> z at t_next.
     """
-    pairs = timestep_pairs(schedule.timesteps, steps, spacing)
+    pairs = timestep_pairs(schedule, steps, spacing)
     alpha_bar = schedule.alpha_bar.tolist() + [1.0]  # index -1 is the clean latent
     times = torch.tensor([t for t, _ in pairs], device=latents.device)  # one transfer, none inside the loop
     for number, (t, t_next) in enumerate(pairs):

@@ -172,7 +172,7 @@ class DiffusionAdaptationTrainer(LatentDiffusionTrainer):
         self.pretrained = pretrained
 
     def check(self) -> None:
-        timestep_pairs(self.pretrained.schedule().timesteps, self.sample_steps)
+        timestep_pairs(self.pretrained.schedule(), self.sample_steps)
         self.latents.check()
         if self.artefact_path.is_file() and "parent_fingerprint" not in read_artefact(self.artefact_path, "diffusion"):
             raise ValueError(

@@ -110,7 +110,7 @@ def recursion(name, steps, spacing, kind, scale):
     mean, covariance = torch.zeros(6, dtype=torch.float64), torch.zeros(6, 6, dtype=torch.float64)
     covariance[:3, :3] = EYE
     last_h = None
-    for t, t_next in timestep_pairs(1000, steps, spacing):
+    for t, t_next in timestep_pairs(SCHEDULE, steps, spacing):
         (signal, sigma), (signal_next, sigma_next) = signal_and_noise(SCHEDULE, t), signal_and_noise(SCHEDULE, t_next)
         mean_t, covariance_t = marginal(SCHEDULE, t)
         score = -torch.linalg.inv(covariance_t)  # times (z - mean_t)
@@ -294,7 +294,7 @@ def test_few_step_solver_is_closer_than_ddim(spacing, gain):
     distances = []
     for sampler in (sample_ddim, sample_dpm_solver):
         end = sampler(noise_prediction(SCHEDULE), start_noise(), SCHEDULE, 20, spacing)
-        begin = timestep_pairs(1000, 20, spacing)[0][0]
+        begin = timestep_pairs(SCHEDULE, 20, spacing)[0][0]
         distances.append((end - flow(start_noise(), begin, -1)).norm().item())
     assert distances[0] > gain * distances[1]
 
@@ -304,7 +304,7 @@ def test_few_step_solver_is_closer_than_ddim(spacing, gain):
 def test_one_step_is_the_prediction_of_the_clean_latent(name, spacing):
     start = start_noise()
     end = SAMPLERS[name](noise_prediction(SCHEDULE), start, SCHEDULE, 1, spacing, draw_noise=noise_source())
-    t = timestep_pairs(1000, 1, spacing)[0][0]
+    t = timestep_pairs(SCHEDULE, 1, spacing)[0][0]
     signal, sigma = signal_and_noise(SCHEDULE, t)
     epsilon = noise_prediction(SCHEDULE)(start, torch.full((64,), t))
     torch.testing.assert_close(end, (start - sigma * epsilon) / signal)

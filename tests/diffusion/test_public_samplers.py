@@ -87,7 +87,7 @@ def test_diffusers_respaced_ddpm(diffusers, steps):
     scheduler = made(
         diffusers.DDPMScheduler, steps, timestep_spacing="trailing", variance_type="fixed_small", clip_sample=False
     )
-    assert scheduler.timesteps.tolist() == [t for t, _ in timestep_pairs(1000, steps)]
+    assert scheduler.timesteps.tolist() == [t for t, _ in timestep_pairs(SCHEDULE, steps)]
     theirs = steps_of(scheduler, generator=torch.Generator().manual_seed(1))
     noise = draw_noise(torch.Generator().manual_seed(1))
     close(sample_ddpm(NETWORK, start_noise(), SCHEDULE, steps, draw_noise=noise), theirs)
@@ -116,7 +116,7 @@ def test_diffusers_dpm_solver(diffusers, steps, scale):
         solver_type="midpoint",
         final_sigmas_type="zero",
     )
-    assert scheduler.timesteps.tolist() == [t for t, _ in timestep_pairs(1000, steps)]
+    assert scheduler.timesteps.tolist() == [t for t, _ in timestep_pairs(SCHEDULE, steps)]
     close(
         sample_dpm_solver(NETWORK, start_noise(), SCHEDULE, steps, guidance=guidance(scale)), steps_of(scheduler, scale)
     )

@@ -65,6 +65,7 @@ FLAGS = [
     ("stylegan2_steps", 9, lambda w: trainer(w).steps == loader(w).step_sampler.steps == 9),
     ("stylegan2_batch_size", 8, lambda w: loader(w).items_per_batch == 8),
     ("stylegan2_learning_rate", 1e-4, lambda w: trainer(w).make_optimizer.keywords["lr"] == 1e-4),
+    ("stylegan2_batch_size", 8, lambda w: trainer(w).r1_weight == 0.0002 * 64**2 / 8),
     ("r1_weight", 5.0, lambda w: trainer(w).r1_weight == 5.0),
     ("r1_interval", 5, lambda w: trainer(w).r1_interval == 5),
     ("path_weight", 5.0, lambda w: trainer(w).path_weight == 5.0),
