@@ -1,17 +1,13 @@
 """The settings of configs/inference.json: checked by MONAI, each flag does what it says."""
 
-import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from helpers import ROOT, flags_of
 from monai.bundle import ConfigWorkflow
 
-from bundle.workflow import is_setting
-
-ROOT = Path(__file__).resolve().parents[1]
 CONFIG = str(ROOT / "configs" / "inference.json")
 
 
@@ -72,9 +68,7 @@ def test_each_flag_changes_what_it_says(workflow, tmp_path, flag, value, changed
 
 
 def test_every_setting_has_its_flag_test():
-    config = json.loads(Path(CONFIG).read_text())
-    settings = {name for name, content in config.items() if is_setting(content)}
-    assert settings - {"description", "bundle_root", "inference"} <= {flag for flag, *_ in FLAGS}
+    assert flags_of("inference.json") - {"inference"} <= {flag for flag, *_ in FLAGS}
 
 
 def test_defaults_are_those_documented():

@@ -174,16 +174,12 @@ def kept_variance(variances, steps, spacing):
     Each image of the batch gets a single unit of noise, of one of the draws, and zeros otherwise. The sampler is linear
     here, so the sum of squares is the exact variance.
     """
-    schedule, draws = NoiseSchedule(), []
+    schedule, units = NoiseSchedule(), iter(torch.eye(steps + 1))
 
     def unit(shape):
-        draws.append(len(draws))
-        return torch.eye(shape[0])[len(draws) - 1][:, None].expand(shape)
+        return next(units)[:, None].expand(shape)
 
-    def network(noisy, t):
-        alpha_bar = schedule.alpha_bar[t][:, None].float()
-        return (1 - alpha_bar).sqrt() * noisy / (alpha_bar * variances + 1 - alpha_bar)
-
+    network = exact_network(schedule, 0.0, variances.sqrt())
     start = unit((steps + 1, len(variances)))
     end = sample_dpm_solver_sde(network, start, schedule, steps, spacing, draw_noise=unit)
     return (end**2).sum(0) / variances
