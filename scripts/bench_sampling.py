@@ -121,8 +121,9 @@ def main() -> None:
     parser.add_argument("--guidance_scale", type=float, default=3.0)
     parser.add_argument("--reference_steps", type=int, default=200)
     parser.add_argument("--sampler", default="sde_dpm_solver++", help="of the few-step way")
-    parser.add_argument("--spacing", default="linspace", help="of the few-step way")
+    parser.add_argument("--spacing", default="log_snr", help="of the few-step way")
     parser.add_argument("--steps", type=int, default=25, help="of the few-step way")
+    parser.add_argument("--eta", type=float, help="of the few-step way; without it the one recommended for its sampler")
     parser.add_argument("--interval", type=int, nargs=2, help="lowest and highest t with guidance in the few-step way")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     given = parser.parse_args()
@@ -141,11 +142,14 @@ def main() -> None:
     target = judge.features(real, "grey")
 
     equal = GuidedLatentInferer(given.guidance_scale, "ddim", given.reference_steps, "trailing", 1.0)
-    few = GuidedLatentInferer(given.guidance_scale, given.sampler, given.steps, given.spacing, 1.0, given.interval)
+    few = GuidedLatentInferer(
+        given.guidance_scale, given.sampler, given.steps, given.spacing, given.eta, given.interval
+    )
     shared = {name: str(getattr(given, name)) for name in ("guidance_scale", "batch_size", "device")}
     shared["models"] = models.fingerprint
     slow = {**shared, "reference_steps": str(given.reference_steps)}
     quick = {**shared, **{name: str(getattr(given, name)) for name in ("sampler", "spacing", "steps", "interval")}}
+    quick["eta"] = str(few.eta)
     ways = {
         "few steps": lambda seeds, labels: few(seeds, models, labels),
         "equal steps": lambda seeds, labels: equal(seeds, models, labels),

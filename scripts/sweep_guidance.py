@@ -144,7 +144,8 @@ def main() -> None:
         "--caps", type=number_or_none, nargs="+", default=[None], help="none or a --guidance_maximum_norm"
     )
     parser.add_argument("--sampler", default="sde_dpm_solver++")
-    parser.add_argument("--spacing", default="linspace")
+    parser.add_argument("--spacing", default="log_snr")
+    parser.add_argument("--eta", type=float, help="without it the one recommended for the sampler")
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--num_images", type=int, default=64, help="of each class and setting")
     parser.add_argument("--seed", type=int, default=0)
@@ -159,9 +160,9 @@ def main() -> None:
     file = given.output_dir / "sweep.json"
     results = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     for scale, limits, cap in itertools.product(given.scales, given.intervals, given.caps):
-        inferer = GuidedLatentInferer(scale, given.sampler, given.steps, given.spacing, 1.0, limits, cap)
+        inferer = GuidedLatentInferer(scale, given.sampler, given.steps, given.spacing, given.eta, limits, cap)
         name = f"g {scale:g}, t {limits or 'all'}, cap {cap}, {given.sampler} {given.steps} {given.spacing}"
-        name += f", {given.num_images} images"
+        name += f" {inferer.eta:g}, {given.num_images} images"
         if name not in results:
             images = synthesise(models, inferer, given.num_images, given.seed, given.batch_size, name)
             results[name] = measure(images, real, judge)

@@ -96,7 +96,7 @@ def test_the_pool_says_how_it_is_extended(finished, adapted):
     assert extend["settings"] == {
         "adapted_dir": str(adapted), "device": "cpu", "precision": "fp32", "compile": False, "seed": 0,
         "inference_batch_size": 4, "png_threads": 4, "sampler": "sde_dpm_solver++", "num_inference_steps": 3,
-        "eta": 1.0, "spacing": "linspace", "guidance_scale": 100.0, "guidance_interval": None,
+        "eta": None, "spacing": "log_snr", "guidance_scale": 100.0, "guidance_interval": None,
         "guidance_maximum_norm": None, "guidance_temperature": None, "decoder": "adapted",
     }  # fmt: skip
 
@@ -254,7 +254,7 @@ def test_bad_input_is_refused_before_anything_is_made(workflow, adapted, tmp_pat
     [
         ({"guidance_scale": 7}, "guidance_scale: 100.0 there, 7.0 here"),
         ({"decoder": "pretrained"}, "model: [0-9a-f]{64} there, [0-9a-f]{64} here"),
-        ({"spacing": "leading"}, "spacing: linspace there, leading here"),
+        ({"spacing": "leading"}, "spacing: log_snr there, leading here"),
     ],
 )
 def test_a_pool_of_another_model_or_config_is_refused(finished, synthesise, settings, named):

@@ -76,7 +76,7 @@ def test_defaults_are_those_documented():
     made.initialize()
     found = {name: value for name, value in vars(made.inferer).items() if name != "ratios"}
     assert found == {
-        "sampler": "sde_dpm_solver++", "num_inference_steps": 25, "spacing": "linspace", "eta": 1.0,
+        "sampler": "sde_dpm_solver++", "num_inference_steps": 25, "spacing": "log_snr", "eta": 1.4,
         "guidance_scale": 3.0,
         "guidance_interval": None, "guidance_maximum_norm": None, "guidance_temperature": None, "precision": "auto",
     }  # fmt: skip

@@ -110,6 +110,10 @@ def test_settings_name_all_that_changes_pixels(models):
         assert other.settings(models) != settings
         assert not torch.equal(other(SEEDS[:2], models, LABELS[:2]), whole), name
     assert "eta" not in inferer(sampler="ddpm").settings(models)
+    one, more = (inferer(sampler="sde_dpm_solver++", eta=eta) for eta in (1.0, 1.4))
+    assert inferer(sampler="sde_dpm_solver++", eta=None).eta == 1.4 and inferer(eta=None).eta == 1.0
+    assert "eta" not in one.settings(models) and more.settings(models)["eta"] == 1.4
+    assert not torch.equal(one(SEEDS[:2], models, LABELS[:2]), more(SEEDS[:2], models, LABELS[:2]))
     assert inferer(guidance_scale=100, eta=1, guidance_interval=(0, 999)).settings(models) == settings  # as typed
     assert inferer().identity(models)["model"] == models.fingerprint
 
@@ -119,7 +123,8 @@ def test_settings_name_all_that_changes_pixels(models):
     [
         ({"sampler": "plms"}, "--sampler is 'plms'; it must be one of ddpm, ddim"),
         ({"spacing": "wide"}, "spacing is 'wide'"),
-        ({"eta": 1.5}, "--eta is 1.5"),
+        ({"sampler": "ddim", "eta": 1.5}, "eta is 1.5; that of ddim must lie between 0 and 1"),
+        ({"eta": -1}, "eta is -1; that of sde_dpm_solver.* must be 0 or more"),
         ({"guidance_scale": -1}, "guidance scale is -1"),
         ({"guidance_interval": [5]}, "--guidance_interval is .5.; it needs"),
         ({"guidance_interval": [9, 5]}, "guidance interval is .9, 5."),

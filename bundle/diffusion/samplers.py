@@ -198,10 +198,7 @@ def sample_ddim(
     Raises:
         ValueError: steps outside [1, T], an unknown spacing, eta outside [0, 1], or no draw_noise where it is needed.
     """
-    if not 0 <= eta <= 1:
-        raise ValueError(f"eta is {eta}; it must lie between 0 and 1")
-    if eta > 0 and draw_noise is None:
-        raise ValueError(f"eta is {eta}: a stochastic sampler needs draw_noise")
+    _check_eta("ddim", eta, draw_noise)
 
     def advance(
         now: float, then: float, latents: torch.Tensor, epsilon: torch.Tensor, gradient: torch.Tensor | None
@@ -235,11 +232,7 @@ def sample_dpm_solver(
 
     Args: as of :func:`sample_ddim`; draw_noise is not used.
     """
-
-    def step(latents: torch.Tensor, ahead: torch.Tensor, now: float, then: float, decay: float) -> torch.Tensor:
-        return ((1 - then) / (1 - now)) ** 0.5 * latents + then**0.5 * (1 - decay) * ahead
-
-    return _run(network, latents, schedule, steps, spacing, guidance, callback, _multistep(step))
+    return sample_dpm_solver_sde(network, latents, schedule, steps, spacing, guidance, draw_noise, callback, eta=0.0)
 
 
 def sample_dpm_solver_sde(
@@ -251,23 +244,29 @@ def sample_dpm_solver_sde(
     guidance: Guidance | None = None,
     draw_noise: DrawNoise | None = None,
     callback: Callback | None = None,
+    eta: float = 1.0,
 ) -> torch.Tensor:
     """SDE-DPM-Solver++(2M): the multistep solver of the diffusion SDE of Lu et al. (arXiv 2211.01095), on the z_0
     predicted by the guided epsilon.
 
     The stochastic sibling of :func:`sample_dpm_solver`: each step draws new noise, as DDIM does with eta = 1, which a
-    first-order step of it is. New noise mends what an imperfect network got wrong at higher noise.
+    first-order step of it is. New noise mends what an imperfect network got wrong at higher noise. How much is new is
+    free: Xue et al. (arXiv 2309.05019), Section 4, have an SDE with the same q(z_t) for every tau, here eta. It forgets
+    exp(-eta² h) of the noise in z_t and takes (1 - exp(-(1 + eta²) h)) of the new z_0.
 
-    Args: as of :func:`sample_ddim`, but draw_noise is always needed.
+    Args: as of :func:`sample_ddim`, but eta may be any number from 0 up: 0 is deterministic, :func:`sample_dpm_solver`,
+        1 the diffusion SDE; above 1 each step renews still more of the noise.
+
+    Raises:
+        ValueError: as of :func:`sample_ddim`; eta below 0 or not finite.
     """
-    if draw_noise is None:
-        raise ValueError("SDE-DPM-Solver++ is a stochastic sampler: it needs draw_noise")
+    _check_eta("sde_dpm_solver++", eta, draw_noise)
 
     def step(latents: torch.Tensor, ahead: torch.Tensor, now: float, then: float, decay: float) -> torch.Tensor:
-        fresh = 1 - decay**2
-        latents = ((1 - then) / (1 - now)) ** 0.5 * decay * latents + then**0.5 * fresh * ahead
-        if then < 1:
-            latents = latents + ((1 - then) * fresh) ** 0.5 * draw_noise(tuple(latents.shape))
+        kept = decay ** (eta**2)  # exp(-eta² h), of the noise in z_t
+        latents = ((1 - then) / (1 - now)) ** 0.5 * kept * latents + then**0.5 * (1 - decay * kept) * ahead
+        if eta > 0 and then < 1:
+            latents = latents + ((1 - then) * (1 - kept**2)) ** 0.5 * draw_noise(tuple(latents.shape))
         return latents
 
     return _run(network, latents, schedule, steps, spacing, guidance, callback, _multistep(step))
@@ -300,6 +299,21 @@ def _multistep(step: Callable[[torch.Tensor, torch.Tensor, float, float, float],
     return advance
 
 
+def check_eta(sampler: str, eta: float) -> None:
+    """Raises: ValueError: an eta that this sampler can't have."""
+    highest = HIGHEST_ETA.get(sampler, math.inf)
+    if not (0 <= eta <= highest and eta < math.inf):
+        limits = "be 0 or more" if highest == math.inf else f"lie between 0 and {highest:g}"
+        raise ValueError(f"eta is {eta}; that of {sampler} must {limits}")
+
+
+def _check_eta(sampler: str, eta: float, draw_noise: DrawNoise | None) -> None:
+    check_eta(sampler, eta)
+    if eta > 0 and draw_noise is None:
+        raise ValueError(f"eta is {eta}: a stochastic sampler needs draw_noise")
+
+
+HIGHEST_ETA = {"ddim": 1.0, "sde_dpm_solver++": math.inf}  # the other samplers have no eta
 SAMPLERS = {
     "ddpm": sample_ddpm,
     "ddim": sample_ddim,

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
-from bundle.diffusion.samplers import SAMPLERS, Callback, DrawNoise, Guidance, start_latents
+from bundle.diffusion.samplers import HIGHEST_ETA, SAMPLERS, Callback, DrawNoise, Guidance, start_latents
 from bundle.diffusion.schedule import NoiseSchedule
 from bundle.randomness import ImageNoise
 
@@ -40,7 +40,7 @@ def sample_images(
         seeds: one an image. The same seed has the same noise wherever it stands, so that repeating it with other
             guidance shows what the guidance does.
         steps: network evaluations.
-        eta: of "ddim"; the other samplers have none.
+        eta: of "ddim" and "sde_dpm_solver++"; the other samplers have none.
         batch_size: images at once.
         autocast: context the network runs in; the classifier of the guidance and decoding are in fp32, since near white
             bf16 has only half the levels of an 8-bit picture.
@@ -113,7 +113,7 @@ def sample_from_noise(
     """
     if sampler not in SAMPLERS:
         raise ValueError(f"sampler is {sampler!r}; it must be one of {tuple(SAMPLERS)}")
-    options = {"eta": eta} if sampler == "ddim" else {}
+    options = {"eta": eta} if sampler in HIGHEST_ETA else {}
     latents = start_latents(noise, schedule, latent["scale"] * torch.tensor(latent["mean"], device=noise.device))
     if callback is not None:
         callback(0, latents)
