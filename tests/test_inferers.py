@@ -123,8 +123,9 @@ def test_settings_name_all_that_changes_pixels(models):
     [
         ({"sampler": "plms"}, "--sampler is 'plms'; it must be one of ddpm, ddim"),
         ({"spacing": "wide"}, "spacing is 'wide'"),
-        ({"sampler": "ddim", "eta": 1.5}, "eta is 1.5; that of ddim must lie between 0 and 1"),
-        ({"eta": -1}, "eta is -1; that of sde_dpm_solver.* must be 0 or more"),
+        ({"sampler": "ddim", "eta": 1.5}, "--eta is 1.5; that of ddim must lie between 0 and 1"),
+        ({"sampler": "ddpm", "eta": 1.5}, "--eta is 1.5"),
+        ({"eta": -1}, "--eta is -1; that of sde_dpm_solver.* must be 0 or more"),
         ({"guidance_scale": -1}, "guidance scale is -1"),
         ({"guidance_interval": [5]}, "--guidance_interval is .5.; it needs"),
         ({"guidance_interval": [9, 5]}, "guidance interval is .9, 5."),

@@ -301,16 +301,16 @@ def _multistep(step: Callable[[torch.Tensor, torch.Tensor, float, float, float],
 
 def check_eta(sampler: str, eta: float) -> None:
     """Raises: ValueError: an eta that this sampler can't have."""
-    highest = HIGHEST_ETA.get(sampler, math.inf)
+    highest = HIGHEST_ETA.get(sampler, 1.0)
     if not (0 <= eta <= highest and eta < math.inf):
         limits = "be 0 or more" if highest == math.inf else f"lie between 0 and {highest:g}"
-        raise ValueError(f"eta is {eta}; that of {sampler} must {limits}")
+        raise ValueError(f"--eta is {eta}; that of {sampler} must {limits}")
 
 
 def _check_eta(sampler: str, eta: float, draw_noise: DrawNoise | None) -> None:
     check_eta(sampler, eta)
     if eta > 0 and draw_noise is None:
-        raise ValueError(f"eta is {eta}: a stochastic sampler needs draw_noise")
+        raise ValueError(f"--eta is {eta}: a stochastic sampler needs draw_noise")
 
 
 HIGHEST_ETA = {"ddim": 1.0, "sde_dpm_solver++": math.inf}  # the other samplers have no eta

@@ -80,7 +80,8 @@ def test_converges_to_the_closed_form(name, kind, scale):
     """
     coarse = errors(sampled(name, 200, kind, scale), kind, scale)
     fine = errors(sampled(name, 1000, kind, scale), kind, scale)
-    assert fine[1] < 0.02 and fine[1] < coarse[1] / 3
+    # With eta 1.5 part of the error cancels at 200 steps, so that these are better than their number.
+    assert fine[1] < 0.02 and fine[1] < coarse[1] / (3 if name.endswith("eta 1.5") else 3.5)
     if name == "ddpm":  # its shift, Sigma times the gradient, falls short by a part that also goes as 1 / steps
         assert fine[0] < 0.01 * max(scale, 1.0) and fine[0] <= max(coarse[0] / 3.5, 1e-10)
     else:  # the mean of a Gaussian stays on its path at any number of steps
@@ -385,5 +386,5 @@ def test_few_stochastic_steps_are_closer_in_second_order():
     + [(sample_dpm_solver_sde, eta) for eta in (-0.1, math.inf, math.nan)],
 )
 def test_impossible_eta_is_refused(sampler, eta):
-    with pytest.raises(ValueError, match=f"eta is {eta}"):
+    with pytest.raises(ValueError, match=f"--eta is {eta}"):
         sampler(lambda z, t: z, torch.zeros(1, 3), SCHEDULE, eta=eta, draw_noise=torch.randn)
