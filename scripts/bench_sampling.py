@@ -30,15 +30,15 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bundle.adapted import AdaptedModels  # noqa: E402
 from bundle.data.loader import read_images  # noqa: E402
 from bundle.data.transforms import scale_patch  # noqa: E402
 from bundle.diffusion.samplers import start_latents  # noqa: E402
-from bundle.files import write_atomically, write_json  # noqa: E402
-from bundle.inferers import GuidedLatentInferer  # noqa: E402
-from bundle.judge import Judge  # noqa: E402
 from bundle.metrics.frechet import bootstrap_interval, bootstrap_ratio, frechet_distance  # noqa: E402
-from bundle.randomness import ImageNoise  # noqa: E402
+from bundle.models.adapted import AdaptedModels  # noqa: E402
+from bundle.runs.files import write_atomically, write_json  # noqa: E402
+from bundle.runs.randomness import ImageNoise  # noqa: E402
+from bundle.synthesis.inferers import GuidedLatentInferer  # noqa: E402
+from bundle.training.judge import Judge  # noqa: E402
 
 KEPT_BATCHES = 8  # whose pictures are kept, to be compared
 

@@ -33,7 +33,12 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bundle.artefacts import (  # noqa: E402
+from bundle.data.hashes import HASHES_FILE, write_hashes  # noqa: E402
+from bundle.data.loader import read_images  # noqa: E402
+from bundle.data.patches import TrainingPatches  # noqa: E402
+from bundle.data.transforms import scale_patch  # noqa: E402
+from bundle.diffusion.schedule import BETA_SCHEDULES, PREDICTION_TYPES, NoiseSchedule  # noqa: E402
+from bundle.models.artefacts import (  # noqa: E402
     build_from_definition,
     fingerprint,
     load_weights,
@@ -41,14 +46,9 @@ from bundle.artefacts import (  # noqa: E402
     require_same,
     save_artefact,
 )
-from bundle.data.hashes import HASHES_FILE, write_hashes  # noqa: E402
-from bundle.data.latents import latent_statistics  # noqa: E402
-from bundle.data.loader import read_images  # noqa: E402
-from bundle.data.patches import TrainingPatches  # noqa: E402
-from bundle.data.transforms import scale_patch  # noqa: E402
-from bundle.diffusion.schedule import BETA_SCHEDULES, PREDICTION_TYPES, NoiseSchedule  # noqa: E402
-from bundle.foreign_weights import read_arguments, read_weights  # noqa: E402
-from bundle.run_folder import RunFolder  # noqa: E402
+from bundle.models.foreign_weights import read_arguments, read_weights  # noqa: E402
+from bundle.runs.folder import RunFolder  # noqa: E402
+from bundle.training.latents import latent_statistics  # noqa: E402
 
 TOLERANCE = 1e-5  # of the outputs of both packages in double precision, relative to the largest value
 NOT_CARRIED = {"use_flash_attention", "use_checkpointing"}  # how it is computed, not what
@@ -188,7 +188,7 @@ def require_range(network: torch.nn.Module, patches: torch.Tensor, low: float, h
 
 @torch.no_grad()
 def measure_latents(network: torch.nn.Module, patches: TrainingPatches, maximum: int, batch: int = 16) -> dict:
-    """`bundle.data.latents.latent_statistics` of at most so many training patches, evenly spaced."""
+    """`bundle.training.latents.latent_statistics` of at most so many training patches, evenly spaced."""
     part = patches.part("training").prepare()
     places = np.linspace(0, len(part) - 1, min(len(part), maximum)).round().astype(int)
     device = next(network.parameters()).device

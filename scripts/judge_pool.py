@@ -21,13 +21,13 @@ from sweep_guidance import measure, open_labelled, print_own_accuracy, print_row
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bundle.adapted import AdaptedModels  # noqa: E402
+from bundle.data.pictures import save_grid  # noqa: E402
 from bundle.data.sources import read_rgb  # noqa: E402
 from bundle.data.transforms import scale_patch  # noqa: E402
-from bundle.files import write_json  # noqa: E402
-from bundle.judge import Judge  # noqa: E402
-from bundle.pictures import save_grid  # noqa: E402
+from bundle.models.adapted import AdaptedModels  # noqa: E402
+from bundle.runs.files import write_json  # noqa: E402
 from bundle.selection.table import selected_items  # noqa: E402
+from bundle.training.judge import Judge  # noqa: E402
 
 SHOWN = 12
 

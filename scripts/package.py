@@ -23,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bundle.sums import file_sha256  # noqa: E402
+from bundle.runs.sums import file_sha256  # noqa: E402
 from bundle.zoo.package import build_package  # noqa: E402
 
 

@@ -25,11 +25,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from bundle.data.marks import read_marks, save_marked_nifti  # noqa: E402
-from bundle.files import write_atomically, write_json  # noqa: E402
-from bundle.pool import Key, image_file, marks_of, seed_of  # noqa: E402
-from bundle.processes import lock_folder  # noqa: E402
+from bundle.runs.files import write_atomically, write_json  # noqa: E402
+from bundle.runs.processes import lock_folder  # noqa: E402
 from bundle.selection.table import read_selection, selected_items  # noqa: E402
-from bundle.stored_pool import StoredPool  # noqa: E402
+from bundle.synthesis.pool import Key, image_file, marks_of, seed_of  # noqa: E402
+from bundle.synthesis.stored_pool import StoredPool  # noqa: E402
 
 FORMAT = "histodiffusion-nifti/1"
 RECORD = "nifti.json"

@@ -16,7 +16,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bundle.files import write_json  # noqa: E402
+from bundle.runs.files import write_json  # noqa: E402
 
 
 def without_private_paths(content: Any) -> Any:

@@ -21,7 +21,11 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bundle.artefacts import (  # noqa: E402
+from bundle.data.pictures import save_grid  # noqa: E402
+from bundle.data.views import VIEWS  # noqa: E402
+from bundle.diffusion.sampling import sample_images  # noqa: E402
+from bundle.diffusion.schedule import NoiseSchedule  # noqa: E402
+from bundle.models.artefacts import (  # noqa: E402
     ARTEFACT_HEAD,
     build_from_definition,
     load_artefact,
@@ -29,11 +33,7 @@ from bundle.artefacts import (  # noqa: E402
     require_same,
     save_artefact,
 )
-from bundle.data.views import VIEWS  # noqa: E402
-from bundle.diffusion.schedule import NoiseSchedule  # noqa: E402
-from bundle.diffusion.synthesis import sample_images  # noqa: E402
-from bundle.files import write_json  # noqa: E402
-from bundle.pictures import save_grid  # noqa: E402
+from bundle.runs.files import write_json  # noqa: E402
 
 TRAINING_ONLY = {"raw_weights", "identity"}  # needed to train on, not to sample
 # In this order each is published before those that name its fingerprint.

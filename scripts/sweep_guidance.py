@@ -31,16 +31,16 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from bundle.adapted import AdaptedModels  # noqa: E402
 from bundle.data.labelled import LabelledPatches  # noqa: E402
+from bundle.data.pictures import save_grid  # noqa: E402
 from bundle.data.transforms import scale_patch  # noqa: E402
 from bundle.data.views import VIEWS  # noqa: E402
-from bundle.files import write_json  # noqa: E402
-from bundle.inferers import GuidedLatentInferer  # noqa: E402
-from bundle.judge import Judge  # noqa: E402
 from bundle.metrics.frechet import frechet_distance  # noqa: E402
-from bundle.metrics.stain import relative_diversity, stain_distance  # noqa: E402
-from bundle.pictures import save_grid  # noqa: E402
+from bundle.metrics.optical_density import relative_diversity, stain_distance  # noqa: E402
+from bundle.models.adapted import AdaptedModels  # noqa: E402
+from bundle.runs.files import write_json  # noqa: E402
+from bundle.synthesis.inferers import GuidedLatentInferer  # noqa: E402
+from bundle.training.judge import Judge  # noqa: E402
 
 MARGIN = 0.05  # agreement in grey that a better Fréchet distance may cost
 

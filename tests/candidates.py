@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bundle.data.generated import generate_patch, write_generated_patches
 from bundle.data.labelled import LabelledPatches
-from bundle.pool import Pool
+from bundle.synthesis.pool import Pool
 
 CLASSES = ("ADI", "STR", "TUM")
 SIDE = 32

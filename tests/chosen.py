@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 
-from bundle.pool import Pool
 from bundle.selection.table import SelectionRow, write_selection
+from bundle.synthesis.pool import Pool
 
 IDENTITY = {"generator": "test", "model": "a" * 64, "settings": {"steps": 3}}
 RATIOS = (50, 100)

@@ -9,11 +9,11 @@ import torch
 from candidates import CLASSES, SIDE, fill_pool, keys
 from monai.networks.nets import ResNet
 
-from bundle.artefacts import build, save_artefact
 from bundle.data.generated import write_generated_patches
 from bundle.data.labelled import LabelledPatches
 from bundle.data.views import VIEWS
 from bundle.evaluation.sets import ImageSet
+from bundle.models.artefacts import build, save_artefact
 
 
 def write_real(folder, unused=12, test=12):

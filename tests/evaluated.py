@@ -6,10 +6,10 @@ import numpy as np
 import torch
 
 from bundle.data.generated import generate_patch
+from bundle.data.pictures import save_grid
 from bundle.data.transforms import scale_patch
 from bundle.evaluation.figures import figure
-from bundle.files import write_json
-from bundle.pictures import save_grid
+from bundle.runs.files import write_json
 
 CLASSES = ("LYM", "NORM", "TUM")
 

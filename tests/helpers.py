@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bundle.workflow import is_setting
+from bundle.runs.workflow import is_setting
 
 ROOT = Path(__file__).resolve().parents[1]
 KILLED_STAGE = """
 import sys, time
 sys.path.insert(0, {root!r})
 from monai.bundle import ConfigWorkflow
-from bundle.engines.stage import StageTrainer
+from bundle.training.stage import StageTrainer
 
 check = StageTrainer._require_finite
 

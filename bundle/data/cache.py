@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bundle.files import write_atomically
+from bundle.runs.files import write_atomically
 
 logger = logging.getLogger(__name__)
 

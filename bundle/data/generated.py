@@ -21,7 +21,7 @@ from tqdm import tqdm
 from bundle.data.generated_tissue import ARCHITECTURES, FIELD_OF_VIEW, Canvas
 from bundle.data.marks import ALGORITHMIC_MEDIA, read_marks, save_marked_png
 from bundle.data.stain import EOSIN, HAEMATOXYLIN, optical_density_to_rgb
-from bundle.files import write_json
+from bundle.runs.files import write_json
 
 logger = logging.getLogger(__name__)
 

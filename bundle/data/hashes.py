@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from bundle.files import write_atomically
+from bundle.runs.files import write_atomically
 
 HASHES_FILE = "image_hashes.txt"
 SHA256 = re.compile("[0-9a-f]{64}")

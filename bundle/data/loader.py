@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from bundle.randomness import mix_seed
+from bundle.runs.randomness import mix_seed
 
 
 class ItemDataset(Dataset):

@@ -17,7 +17,7 @@ import numpy as np
 
 from bundle.data.hashes import SHA256
 from bundle.data.labels import check_class_name
-from bundle.files import write_atomically
+from bundle.runs.files import write_atomically
 
 PARTS = ("train", "validation", "unused", "test")
 HEADER = ["file", "sha256", "class", "part"]

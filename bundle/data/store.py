@@ -21,7 +21,7 @@ from bundle.data.cache import NOT_CACHED, Record, SourceCache
 from bundle.data.sources import Item, Listing, UnreadableImage, list_source, parse_sources, read_rgb, split_member
 from bundle.data.stain import macenko_normalise
 from bundle.data.transforms import resize_patch
-from bundle.files import write_atomically
+from bundle.runs.files import write_atomically
 
 logger = logging.getLogger(__name__)
 

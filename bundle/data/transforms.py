@@ -216,7 +216,7 @@ class MacenkoNormalized(MapTransform):
 
 
 def scale_patch(images: torch.Tensor) -> torch.Tensor:
-    """uint8 [0, 255] -> float32 [-1, 1], by v / 127.5 - 1; `bundle.pictures.to_uint8` is the way back."""
+    """uint8 [0, 255] -> float32 [-1, 1], by v / 127.5 - 1; `bundle.data.pictures.to_uint8` is the way back."""
     return images.to(torch.float32) / 127.5 - 1.0
 
 

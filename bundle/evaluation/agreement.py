@@ -12,7 +12,7 @@ from bundle.data.transforms import scale_patch
 from bundle.data.views import VIEWS
 from bundle.evaluation.figures import figure, share_interval
 from bundle.evaluation.sets import ImageSet
-from bundle.judge import Judge
+from bundle.training.judge import Judge
 
 SEEN_AS = {"colour": "in colour", "grey": "in grey", "normalised": "with all stains brought to one pair"}
 

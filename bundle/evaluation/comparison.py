@@ -7,11 +7,11 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-from bundle.data.augmented import AugmentedPatches
 from bundle.data.labelled import LabelledPatches
 from bundle.data.labelled_part import JUDGE_PARTS
 from bundle.data.split import PARTS
 from bundle.data.store import PatchStore
+from bundle.downstream.augmented import AugmentedPatches
 from bundle.evaluation.sets import (
     EqualSets,
     ImageSet,
@@ -25,7 +25,7 @@ from bundle.evaluation.sets import (
     store_set,
     without,
 )
-from bundle.stored_pool import StoredPool
+from bundle.synthesis.stored_pool import StoredPool
 
 logger = logging.getLogger(__name__)
 

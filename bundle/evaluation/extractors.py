@@ -19,11 +19,10 @@ from torch.nn.functional import interpolate
 
 from bundle.data.transforms import scale_patch
 from bundle.data.views import VIEWS
-from bundle.judge import Judge
-from bundle.networks.feature_classifier import MONAI_RESNET, FeatureClassifier, known_model
-from bundle.pool import content_hash
-from bundle.scorer import Scorer
-from bundle.sums import file_sha256
+from bundle.models.feature_classifier import MONAI_RESNET, FeatureClassifier, known_model
+from bundle.runs.sums import content_hash, file_sha256
+from bundle.selection.scorer import Scorer
+from bundle.training.judge import Judge
 
 # The first digits of the SHA-256 of the weights that FID is defined with, as torch-fidelity publishes them:
 # github.com/toshas/torch-fidelity/releases, weights-inception-2015-12-05-6726825d.pth.

@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from bundle.evaluation.extractors import Extractor
 from bundle.evaluation.sets import ImageSet
-from bundle.files import write_atomically
-from bundle.pool import content_hash
+from bundle.runs.files import write_atomically
+from bundle.runs.sums import content_hash
 
 logger = logging.getLogger(__name__)
 

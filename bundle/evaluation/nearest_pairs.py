@@ -11,10 +11,10 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from bundle.data.marks import TRAINED_ALGORITHMIC_MEDIA, save_marked_png
+from bundle.data.pictures import tile
 from bundle.data.transforms import orient
 from bundle.evaluation.sets import ImageSet
-from bundle.files import write_atomically
-from bundle.pictures import tile
+from bundle.runs.files import write_atomically
 
 COLUMNS = (
     "file",

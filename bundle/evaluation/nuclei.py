@@ -35,10 +35,10 @@ from skimage.segmentation import find_boundaries, watershed
 from torch.nn.functional import interpolate
 
 from bundle.data.generated_tissue import FIELD_OF_VIEW
+from bundle.data.pictures import save_labelled_grid
 from bundle.data.stain import STAINS, rgb_to_optical_density
 from bundle.evaluation.distributions import INTERVALS, Sample, quantiles, wasserstein_figure
 from bundle.evaluation.sets import ImageSet
-from bundle.pictures import save_labelled_grid
 
 FINEST = 1.0  # um a pixel
 SMOOTHING = 1.0

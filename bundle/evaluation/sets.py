@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from bundle.data.augmented import AugmentedPatches
 from bundle.data.labelled import LabelledPatches
 from bundle.data.sources import UnreadableImage
 from bundle.data.store import PatchStore
-from bundle.pool import image_file
-from bundle.stored_pool import MAKE, StoredPool
+from bundle.downstream.augmented import AugmentedPatches
+from bundle.synthesis.pool import image_file
+from bundle.synthesis.stored_pool import MAKE, StoredPool
 
 UNLABELLED = "unlabelled"  # the class of images without one, which only the copy report looks at
 FEWEST = 2  # images of a class that can be compared: one alone has no spread

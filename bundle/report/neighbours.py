@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from bundle.report.evaluation_folder import Picture, flatten, read_picture, read_rows
-from bundle.report.tables import read_markdown
+from bundle.runs.tables import read_markdown
 from bundle.selection.table import read_selection
 
-PLOT = "accuracy_by_ratio.png"  # as bundle.study.table calls it, which is slow to import
+PLOT = "accuracy_by_ratio.png"  # as bundle.downstream.study.table calls it, which is slow to import
 RUNS = ("title", "variant", "seed", "status", "test_accuracy", "unused_accuracy", "synthetic_images", "steps")
 
 

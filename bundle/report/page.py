@@ -10,7 +10,6 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from bundle.data.marks import ALGORITHMIC_MEDIA, TRAINED_ALGORITHMIC_MEDIA
-from bundle.files import write_atomically
 from bundle.report import dataset_card
 from bundle.report.evaluation_folder import (
     Picture,
@@ -28,6 +27,7 @@ from bundle.report.neighbours import read_choice, read_study
 from bundle.report.spreads import spreads
 from bundle.report.summary import floor_is, summarise
 from bundle.report.training import HEIGHT, WIDTH, read_training
+from bundle.runs.files import write_atomically
 
 SETS = ("synthetic", "reference", "floor", "training", "held_out")
 # What a section has besides facts.

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bundle.files import write_atomically, write_json
+from bundle.runs.files import write_atomically, write_json
 
 FORMAT = "histodiffusion-selection/1"
 COLUMNS = (

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bundle.data.archives import leads_outside
-from bundle.files import write_atomically
-from bundle.sums import SUMS, file_sha256, read_sums
+from bundle.runs.files import write_atomically
+from bundle.runs.sums import SUMS, file_sha256, read_sums
 
 EARLIEST = (1980, 1, 1, 0, 0, 0)  # of the zip format; a real time would differ with each packaging
 MODE = stat.S_IFREG | 0o644

@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 
-from bundle.adapted import AdaptedModels
-from bundle.artefacts import read_artefact
-from bundle.files import write_json
-from bundle.packed import WEIGHTS, save_packed
-from bundle.sums import file_sha256, write_sums
+from bundle.models.adapted import AdaptedModels, save_packed
+from bundle.models.artefacts import read_artefact
+from bundle.models.packed import WEIGHTS
+from bundle.runs.files import write_json
+from bundle.runs.sums import file_sha256, write_sums
 from bundle.zoo.archive import sorted_files, write_zip
 from bundle.zoo.measured import eval_metrics
 from bundle.zoo.pages import facts_of_pages, write_pages

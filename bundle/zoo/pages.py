@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from bundle.adapted import AdaptedModels
+from bundle.models.adapted import AdaptedModels
 from bundle.zoo.measured import Table, evaluation_tables, tables, training_rows
 
 PAGES = ("README.md", "model_card.md")

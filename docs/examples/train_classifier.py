@@ -30,13 +30,13 @@ sys.path.insert(0, str(ROOT))
 
 from monai.bundle import ConfigWorkflow  # noqa: E402
 
-from bundle.adapted import AdaptedModels  # noqa: E402
-from bundle.data.requests import RequestLoader, SynthesisRequests, prepare_requests  # noqa: E402
-from bundle.handlers.selection import SelectiveAugmentation  # noqa: E402
-from bundle.handlers.synthesis import PoolWriter  # noqa: E402
-from bundle.inferers import GuidedLatentInferer  # noqa: E402
-from bundle.pool import Pool  # noqa: E402
+from bundle.models.adapted import AdaptedModels  # noqa: E402
+from bundle.selection.handlers import SelectiveAugmentation  # noqa: E402
 from bundle.selection.table import selected_items  # noqa: E402
+from bundle.synthesis.handlers import PoolWriter  # noqa: E402
+from bundle.synthesis.inferers import GuidedLatentInferer  # noqa: E402
+from bundle.synthesis.pool import Pool  # noqa: E402
+from bundle.synthesis.requests import RequestLoader, SynthesisRequests, prepare_requests  # noqa: E402
 
 SCORER = {}  # other settings of configs/select.json
 

@@ -110,7 +110,7 @@ STAGES = [
     ["infer", "evaluate", EVALUATE, {"pool_dir": "inference/pool", "adapted_dir": "adapt"}],
     [None, "study", STUDY, {"adapted_dir": "adapt", "pretrained_dir": "pretrain"}],
     ["train", "stylegan2", STYLEGAN2, {}],
-    ["infer", "rival_inference", {"rival": "stylegan2", "num_images": 2}, {"rival_dir": "stylegan2"}],
+    ["infer", "baseline_inference", {"baseline": "stylegan2", "num_images": 2}, {"baseline_dir": "stylegan2"}],
     ["train", "vit_cgan", VIT_CGAN, {}],
 ]
 

@@ -76,7 +76,7 @@ def test_bad_arguments_are_refused_and_nothing_is_written(tmp_path):
 def test_a_failed_write_leaves_the_old_file_and_no_temporary_one(tmp_path, monkeypatch):
     save_marked_png(tmp_path / "a.png", IMAGE, ALGORITHMIC_MEDIA)
     before = (tmp_path / "a.png").read_bytes()
-    monkeypatch.setattr("bundle.files.os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr("bundle.runs.files.os.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         save_marked_png(tmp_path / "a.png", 255 - IMAGE, ALGORITHMIC_MEDIA)
     assert (tmp_path / "a.png").read_bytes() == before

@@ -5,7 +5,7 @@ import torch
 
 from bundle.diffusion.guidance import ClassifierGuidance
 from bundle.diffusion.traced_guidance import TraceableGuidance, convolution_backward
-from bundle.networks.classifiers import EncoderClassifier, HalfUNetClassifier
+from bundle.models.classifiers import EncoderClassifier, HalfUNetClassifier
 
 LABELS = torch.tensor([2, 0])
 AUTOENCODER = {

@@ -7,7 +7,7 @@ from compared import image_set, write_judge
 
 from bundle.data.views import VIEWS
 from bundle.evaluation.agreement import measure_agreement
-from bundle.judge import Judge
+from bundle.training.judge import Judge
 
 
 class Oracle:

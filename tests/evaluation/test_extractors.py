@@ -16,7 +16,7 @@ from torch.nn.functional import interpolate
 from bundle.data.transforms import scale_patch
 from bundle.evaluation import extractors as module
 from bundle.evaluation.extractors import Extractors
-from bundle.judge import Judge
+from bundle.training.judge import Judge
 
 TRUNK = "test_vit"
 

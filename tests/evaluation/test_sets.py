@@ -9,9 +9,9 @@ import torch
 from candidates import CLASSES, SIDE, fill_pool, keys
 from compared import image_set, write_real
 
-from bundle.data.augmented import AugmentedPatches
 from bundle.data.labelled import LabelledPatches
 from bundle.data.store import PatchStore
+from bundle.downstream.augmented import AugmentedPatches
 from bundle.evaluation.comparison import Comparison, wanted_parts
 from bundle.evaluation.sets import (
     UNLABELLED,
@@ -26,7 +26,7 @@ from bundle.evaluation.sets import (
     without,
 )
 from bundle.selection.table import SelectionRow, write_selection
-from bundle.stored_pool import StoredPool
+from bundle.synthesis.stored_pool import StoredPool
 
 
 def cut(synthetic=(9, 8, 7), reference=(5, 6, 7), floor=(6, 4, 9), seed=0):

@@ -15,7 +15,7 @@ from bundle.metrics.frechet import (
     frechet_distance,
     principal_axes,
 )
-from bundle.metrics.stain import density_statistics, relative_diversity, stain_distance
+from bundle.metrics.optical_density import density_statistics, relative_diversity, stain_distance
 
 
 def with_moments(mean, covariance, count=50):

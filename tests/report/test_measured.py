@@ -4,9 +4,9 @@ import pytest
 from torch.utils.tensorboard import SummaryWriter
 
 from bundle.evaluation.figures import figure
-from bundle.files import write_json
 from bundle.report.measured import as_texts, cell, reading
 from bundle.report.training import HEIGHT, POINTS, WIDTH, curve, read_training
+from bundle.runs.files import write_json
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ from evaluated import CLASSES, evaluation, some_figure, write_evaluation
 from PIL import Image
 
 from bundle.evaluation.figures import figure
-from bundle.files import write_json
 from bundle.report.measured import all_figures, numbers
 from bundle.report.page import write_page
 from bundle.report.summary import summarise
+from bundle.runs.files import write_json
 
 VOID = {"meta", "img", "br", "line", "rect", "circle", "polyline", "link", "input"}
 

@@ -9,8 +9,8 @@ import pytest
 from evaluated import write_evaluation
 from PIL import Image
 
-from bundle.files import write_json
-from bundle.report.tables import markdown_table, write_csv, write_markdown
+from bundle.runs.files import write_json
+from bundle.runs.tables import markdown_table, write_csv, write_markdown
 from bundle.selection.table import SelectionRow, write_selection
 
 

@@ -6,7 +6,7 @@ import zipfile
 
 import pytest
 
-from bundle.sums import SUMS, check_sum, file_sha256, write_sums
+from bundle.runs.sums import SUMS, check_sum, file_sha256, write_sums
 from bundle.zoo.archive import unpack, write_zip
 
 

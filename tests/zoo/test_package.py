@@ -15,12 +15,11 @@ import yaml
 from jsonschema import validate
 from PIL import Image
 
-from bundle.adapted import AdaptedModels
-from bundle.artefacts import read_artefact
 from bundle.data.marks import read_marks
-from bundle.packed import save_packed
+from bundle.models.adapted import AdaptedModels, save_packed
+from bundle.models.artefacts import read_artefact
 from bundle.report.measured import READINGS
-from bundle.sums import file_sha256, read_sums
+from bundle.runs.sums import file_sha256, read_sums
 from bundle.zoo.archive import sorted_files, unpack
 from bundle.zoo.package import build_package, described, pack_weights, with_default
 

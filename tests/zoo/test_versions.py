@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from bundle import workflow
+from bundle.runs import workflow
 
 OLD = [("monai", "1.5.0"), ("monai", "1.6.0"), ("torch", "2.9.1+cpu"), ("torch", "1.13.1")]
 

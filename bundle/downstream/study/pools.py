@@ -1,0 +1,166 @@
+"""The pools and selections of a study, each made once and found again: by the bundle's own configs."""
+
+from __future__ import annotations
+
+import filecmp
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from bundle.data.generated import DESCRIPTION
+from bundle.data.labelled import LabelledPatches
+from bundle.data.marks import ALGORITHMIC_MEDIA, save_marked_png
+from bundle.data.views import VIEWS
+from bundle.downstream.study.rows import ADAPTED_DIFFUSION, FROM_SCRATCH, GUIDED, PRETRAINED_DECODER
+from bundle.runs.chain import run_config
+from bundle.runs.files import write_atomically
+
+logger = logging.getLogger(__name__)
+
+# What synthesis and the judge need of an adaptation besides its diffusion model.
+SHARED_ARTEFACTS = ("decoder.pt", "latent_classifier.pt", *(f"judge_{view}.pt" for view in VIEWS))
+# Settings of the study by name, of which each pool needs some: what its selection depends on.
+MADE_WITH = {
+    GUIDED: ("synthesis", "selection"),
+    PRETRAINED_DECODER: ("synthesis", "selection"),
+    ADAPTED_DIFFUSION: ("adaptation", "diffusion_adaptation", "synthesis", "selection"),
+    FROM_SCRATCH: ("from_scratch", "adaptation", "synthesis", "selection"),
+}
+
+
+class StudyPools:
+    """Makes what the rows need of one labelled split, when they need it.
+
+    Args:
+        folder: where all of it is kept.
+        adapted_dir: the adaptation that the split and the guided pool come from.
+        data: settings of adapt, select and classify by name: "dataset_dir", "test_dir", "cache_dir", "patch_size",
+            "device", "precision", and what else tells how labelled images are read.
+        chain: "pools": a user's own, path by name; and settings of the other configs: "adaptation" of
+            configs/adapt.json for what has to be adapted anew, "diffusion_adaptation" of the same for adapting the
+            diffusion model, "from_scratch" of configs/pretrain.json, "synthesis" of configs/inference.json,
+            "selection" of configs/select.json.
+        seed: what the split was drawn with, where the study draws one for each seed; None for that of an adaptation
+            that was there before.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        adapted_dir: Path,
+        data: Mapping[str, Any],
+        chain: Mapping[str, Mapping[str, Any]],
+        seed: int | None = None,
+    ) -> None:
+        self.folder = folder
+        self.adapted_dir = adapted_dir
+        self.data = dict(data)
+        self.chain = chain
+        self.seed = seed
+
+    @property
+    def split_file(self) -> Path:
+        return self.adapted_dir / "split.csv"
+
+    @property
+    def labelled_data(self) -> dict[str, Any]:
+        """Settings by which select and classify find the images of the split."""
+        return {**self.data, **({} if self.seed is None else {"split_seed": self.seed})}  # built-in ones differ by it
+
+    def select(self, name: str) -> Path:
+        """The selection of a pool for the split; makes pool and selection, or what is missing of them."""
+        pool = self.pool(name)
+        folder = self.folder / "selections" / name
+        logger.info(f"study: selection of {name}")
+        # Without the test set nobody can touch it.
+        data = {name: value for name, value in self.labelled_data.items() if name != "test_dir"}
+        places = {"pool_dir": pool, "split_file": self.split_file, "scorer_dir": self.folder / "scorer"}
+        places = {name: str(path) for name, path in {**places, "output_dir": folder}.items()}
+        run_config("select.json", **{**data, **self.chain["selection"], **places})
+        return folder / "selection.csv"
+
+    def pool(self, name: str) -> Path:
+        """The folder of a pool; makes it where it is one of the study's own."""
+        if name in self.chain["pools"]:
+            return Path(self.chain["pools"][name])
+        adapted = {FROM_SCRATCH: self.from_scratch, ADAPTED_DIFFUSION: self.adapted_diffusion}
+        folder = self.folder / "pools" / name
+        settings = {**self.machine, **self.chain["synthesis"]}
+        settings |= {"adapted_dir": str(adapted[name]() if name in adapted else self.adapted_dir)}
+        settings |= {"decoder": "pretrained"} if name == PRETRAINED_DECODER else {}
+        logger.info(f"study: pool {name}")
+        run_config("inference.json", **{**settings, "output_dir": str(folder)})
+        return folder / "pool"
+
+    def adapted_diffusion(self) -> Path:
+        """An adaptation whose diffusion model has been adapted as well; the rest is that of `adapted_dir`.
+
+        Raises:
+            ValueError: it was begun with another adaptation.
+        """
+        folder = self.folder / "adapted_diffusion"
+        for name in SHARED_ARTEFACTS:
+            source, target = self.adapted_dir / name, folder / name
+            if not source.is_file():
+                continue
+            if target.is_file() and not filecmp.cmp(source, target, shallow=False):
+                raise ValueError(
+                    f"{target} is of another adaptation than {source}: give the former --adapted_dir, or another "
+                    "--output_dir"
+                )
+            if not target.is_file():
+                write_atomically(target, lambda temporary, source=source: shutil.copyfile(source, temporary))
+        settings = {"diffusion_adaptation": "full", **self.chain["diffusion_adaptation"]}
+        self.adapt(folder, "diffusion_model", **settings, split_file=str(self.split_file))
+        return folder
+
+    def from_scratch(self) -> Path:
+        """An adaptation of models that saw nothing but the labelled training images."""
+        folder = self.folder / "from_scratch"
+        places = {"dataset_dir": str(self.write_training_images(folder / "images"))}
+        places |= {"output_dir": str(folder / "pretrain")}
+        size = {"patch_size": self.data["patch_size"]}
+        run_config("pretrain.json", **{**self.machine, **size, **self.chain["from_scratch"], **places})
+        seen = {"pretrained_dir": str(folder / "pretrain"), "pretraining_overlap": "allow"}
+        self.adapt(folder / "adapt", **seen, split_file=str(self.split_file))
+        return folder / "adapt"
+
+    def adapt(self, folder: Path, run_id: str = "run", **settings: Any) -> None:
+        """Runs configs/adapt.json."""
+        shared = {name: value for name, value in self.data.items() if name != "patch_size"}  # the pre-training's
+        settings |= {} if self.seed is None else {"seed": self.seed}
+        settings |= {"output_dir": str(folder)}
+        run_config("adapt.json", run_id, **{**shared, **self.chain["adaptation"], **settings})
+
+    @property
+    def machine(self) -> dict[str, Any]:
+        return {name: self.data[name] for name in ("device", "precision")}
+
+    def write_training_images(self, folder: Path) -> Path:
+        """The labelled training images as PNG files, without their classes, at the size the models work at."""
+        if folder.is_dir():
+            return folder
+        others = ("test_dir", "device", "precision")
+        labelled = LabelledPatches(
+            **{name: value for name, value in self.data.items() if name not in others},
+            test_dir=None,
+            split_path=self.folder / "split.csv",
+            split_file=self.split_file,
+            parts=("train", "validation"),
+            seed=self.seed or 0,
+        )
+        part = labelled.part("train").prepare()
+        unfinished = folder.with_name(folder.name + ".unfinished")
+        unfinished.mkdir(parents=True, exist_ok=True)
+        for index, digest in enumerate(part.sha256):
+            pixels = part.read(index)["image"].permute(1, 2, 0).numpy()
+            if labelled.built_in:  # stay marked as no tissue
+                save_marked_png(unfinished / f"{digest}.png", pixels, ALGORITHMIC_MEDIA, {"Description": DESCRIPTION})
+            else:
+                Image.fromarray(pixels).save(unfinished / f"{digest}.png")
+        unfinished.rename(folder)
+        return folder

@@ -1,0 +1,64 @@
+"""The networks of synthesis as the Model Zoo wants them: one state dict, and beside it what the networks are.
+
+`model.pt` is the state dict of `AdaptedModels` and of `PatchGenerator`: plain tensors named `autoencoder.*`,
+`diffusion.*` and `classifier.*`, the decoder's weights being those that were chosen. `definition.json` has what the
+artefacts said besides their weights: architectures, schedule, latent scale, classes.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bundle.models.artefacts import fingerprint
+from bundle.runs.sums import check_sum
+
+WEIGHTS = "model.pt"
+DEFINITION = "definition.json"
+FORMAT = "histodiffusion-models/1"
+PREFIXES = {"autoencoder": "autoencoder.", "diffusion": "diffusion.", "latent_classifier": "classifier."}
+UNPACK = "unpack the bundle again, or name the folder of an adaptation"
+
+
+def is_packed(folder: Path) -> bool:
+    """Whether the folder is one of `save_packed`, complete or not."""
+    return (folder / WEIGHTS).is_file() or (folder / DEFINITION).is_file()
+
+
+def read_packed(folder: Path) -> dict[str, dict[str, Any]]:
+    """What `read_artefact` gives, for each kind; the weights of an adapted decoder are among the autoencoder's.
+
+    Raises:
+        FileNotFoundError: one of the two files is missing.
+        ValueError: one can't be read, or they don't belong together.
+    """
+    path, described = folder / WEIGHTS, folder / DEFINITION
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{described} is there without {path}: get the weights (python -m monai.bundle download_large_files "
+            "--bundle_path BUNDLE), or name the folder of an adaptation with --adapted_dir"
+        )
+    if not described.is_file():
+        raise FileNotFoundError(f"{path} is there without {described}, which says what its networks are: {UNPACK}")
+    try:
+        definition = json.loads(described.read_text(encoding="utf-8"))
+        found, expected, networks = (definition[name] for name in ("format", "weights", "networks"))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{described} can't be read as what {WEIGHTS} holds: {error!r}. {UNPACK}") from error
+    if found != FORMAT:
+        raise ValueError(f"{described} has the format {found!r}, expected {FORMAT!r}: {UNPACK}")
+    check_sum(path)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"{path} can't be read as weights ({error}); is it complete?") from error
+    if fingerprint(state) != expected:
+        raise ValueError(f"{path} is not the file that {described} describes: their weights differ. {UNPACK}")
+    weights = {
+        kind: {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+        for kind, prefix in PREFIXES.items()
+    }
+    return {kind: {**facts, "weights": weights.get(kind, {})} for kind, facts in networks.items()}

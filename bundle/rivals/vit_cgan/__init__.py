@@ -1,1 +1,0 @@
-"""The unified ViT-cGAN: one training of two vision transformers gives a generator and a classifier."""

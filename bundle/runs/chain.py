@@ -1,0 +1,52 @@
+"""Running one of the bundle's configs from within another, as a command line would."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigWorkflow
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run_config(name: str, run_id: str = "run", **settings: Any) -> None:
+    """Runs `configs/<name>` with settings in place of its defaults, in this process.
+
+    Args:
+        name: file name of a config of this bundle, such as "inference.json".
+        run_id: what of it to run.
+        settings: plain values by the names of the flags.
+
+    Raises:
+        ValueError: no such config, or a setting that MONAI would evaluate: settings may come out of a file.
+    """
+    available = sorted(path.name for path in (ROOT / "configs").glob("*.json"))
+    if name not in available:
+        raise ValueError(f"there is no config {name!r}; the bundle has {', '.join(available)}")
+    for setting, value in settings.items():
+        if not is_inert(value):
+            raise ValueError(f"--{setting} is {value!r}: only plain values can be handed on to {name}")
+    kind = "infer" if name == "inference.json" else "train"
+    workflow = ConfigWorkflow(
+        config_file=str(ROOT / "configs" / name),
+        run_id=run_id,
+        workflow_type=kind,
+        logging_file=False,
+        bundle_root=str(ROOT),
+        **settings,
+    )
+    workflow.initialize()
+    workflow.run()
+    workflow.finalize()
+
+
+def is_inert(value: Any) -> bool:
+    """Whether a value is plain data of which MONAI evaluates nothing."""
+    if isinstance(value, dict):  # "_target_" and its like would make it a component
+        return all(isinstance(name, str) and not name.startswith("_") for name in value) and is_inert([*value.values()])
+    if isinstance(value, (list, tuple)):
+        return all(map(is_inert, value))
+    if isinstance(value, str):
+        return not value.lstrip().startswith(("$", "@", "%"))
+    return value is None or isinstance(value, (bool, int, float))

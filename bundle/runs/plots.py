@@ -1,0 +1,58 @@
+"""Plots of measured figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from bundle.runs.files import write_atomically
+
+
+def save_lines(
+    path: str | Path,
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    labels: tuple[str, str],
+    level: tuple[str, float] | None = None,
+    title: str = "",
+) -> None:
+    """Saves named lines (x, y) in one plot.
+
+    Args:
+        labels: of the two axes.
+        level: name and height of a dashed line, such as chance.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # here, as it is slow to import and seldom needed
+    from matplotlib.figure import Figure
+
+    names = len(lines) + (level is not None)
+    figure = Figure(figsize=(6, 4 + 0.25 * names), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for name, (x, y) in lines.items():
+        axes.plot(x, y, marker="o", label=name)
+    if level is not None:
+        axes.axhline(level[1], linestyle="--", color="grey", label=level[0])
+    axes.set(xlabel=labels[0], ylabel=labels[1], title=title)
+    figure.legend(loc="outside lower center")  # below: within the axes it would hide lines
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=120))
+
+
+def save_confusion(path: str | Path, confusion: Sequence[Sequence[int]], classes: Sequence[str], title: str) -> None:
+    """Saves counts [K, K], a row a true class, each coloured by its share of its row."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # here, as it is slow to import and seldom needed
+    from matplotlib.figure import Figure
+
+    side = 2 + 0.6 * len(classes)
+    figure = Figure(figsize=(side, side), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    shares = [[count / max(sum(row), 1) for count in row] for row in confusion]
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, counts in enumerate(confusion):
+        for column, count in enumerate(counts):
+            colour = "white" if shares[row][column] > 0.5 else "black"
+            axes.text(column, row, str(count), ha="center", va="center", color=colour)
+    axes.set_xticks(range(len(classes)), classes, rotation=90)
+    axes.set_yticks(range(len(classes)), classes)
+    axes.set(xlabel="predicted class", ylabel="class", title=title)
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=120))

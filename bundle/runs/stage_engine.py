@@ -1,0 +1,47 @@
+"""A stage that trains nothing as an Ignite engine, so that it can be watched as trainings are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ignite.engine import Engine
+
+from bundle.runs.folder import RunFolder
+from bundle.runs.tracking import StageEvents, new_figures
+
+
+class StageEngine(Engine):
+    """Work such as a selection or an evaluation, as one iteration of an engine; a stage of `run_stages`.
+
+    `state.metrics` are the figures that the work has written into `metrics.json`, once it has ended.
+
+    Args:
+        work: has `folder`, `check()` and `run()`.
+        val_handlers: Ignite handlers, under the name that MONAI's evaluators give them.
+    """
+
+    def __init__(self, work: Any, val_handlers: Sequence[Any] | None = None) -> None:
+        super().__init__(self._work)
+        self.work = work
+        self.register_events(*StageEvents)
+        for handler in val_handlers or ():
+            handler.attach(self)
+
+    @property
+    def folder(self) -> RunFolder:
+        return self.work.folder
+
+    def check(self) -> None:
+        self.work.check()
+
+    def run(self) -> None:
+        """Does the work, then has its handlers show what came of it."""
+        super().run([None], max_epochs=1)
+        self.fire_event(StageEvents.FINISHED)
+
+    def _work(self, engine: Engine, batch: None) -> dict[str, float]:
+        before = self.folder.metrics()
+        self.work.run()
+        self.state.metrics = new_figures(before, self.folder.metrics())
+        return {}

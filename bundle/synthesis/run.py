@@ -1,0 +1,190 @@
+"""Filling a pool with guided images, and the pictures and figures that show what was made."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.engines import SupervisedEvaluator
+
+from bundle.data.pictures import save_labelled_grid, to_uint8
+from bundle.diffusion.samplers import timestep_pairs
+from bundle.models.adapted import AdaptedModels
+from bundle.runs.chain import is_inert
+from bundle.runs.folder import RunFolder
+from bundle.runs.processes import rank_and_world_size
+from bundle.runs.tracking import StageEvents, new_figures
+from bundle.runs.workflow import executed_config, is_setting
+from bundle.synthesis.inferers import GuidedLatentInferer
+from bundle.synthesis.pool import Pool
+
+logger = logging.getLogger(__name__)
+
+SHOWN_IMAGES = 8  # of each class in samples.png
+SHOWN_STEPS = 10  # of each path from noise to image
+
+
+class GuidancePictures:
+    """Two pictures of each class: the same noise under growing guidance, and the path from noise to image.
+
+    Args:
+        scales: the guidance scales, a column each.
+        seed: of the noise that all images share.
+        batch_size: images at once.
+    """
+
+    names = ("guidance_grid.png", "denoising.png")
+
+    def __init__(self, scales: Sequence[float], seed: int, batch_size: int) -> None:
+        self.scales = [float(scale) for scale in scales]
+        self.seed = seed
+        self.batch_size = batch_size
+
+    def save(
+        self,
+        folder: RunFolder,
+        models: AdaptedModels,
+        inferer: GuidedLatentInferer,
+        classes: Sequence[str],
+        marks: dict[str, str],
+    ) -> None:
+        """Saves both; `marks` are written into the files beside the seed."""
+        marks = {**marks, "Seed": str(self.seed)}
+        labels = torch.tensor([models.classes.index(name) for name in classes])
+        each = labels.repeat_interleave(len(self.scales))
+        scales = torch.tensor(self.scales).repeat(len(classes))
+        grid = [
+            inferer([self.seed] * len(some), models, some, guidance_scale=scale)
+            for some, scale in zip(each.split(self.batch_size), scales.split(self.batch_size))
+        ]
+        columns = [f"g = {scale:g}" for scale in self.scales]
+        save_labelled_grid(folder / self.names[0], to_uint8(torch.cat(grid)), classes, columns, marks)
+
+        steps = inferer.num_inference_steps
+        shown = sorted(set(torch.linspace(0, steps, SHOWN_STEPS).round().long().tolist()))
+        path = [self.path(models, inferer, some, shown) for some in labels.split(self.batch_size)]
+        pairs = timestep_pairs(models.schedule, steps, inferer.spacing)
+        columns = [f"t = {pairs[step][0]}" for step in shown[:-1]] + ["image"]
+        save_labelled_grid(folder / self.names[1], np.concatenate(path), classes, columns, marks)
+
+    def path(
+        self, models: AdaptedModels, inferer: GuidedLatentInferer, labels: torch.Tensor, shown: Sequence[int]
+    ) -> np.ndarray:
+        """Decoded z after each of the steps shown, uint8 [classes * steps, H, W, 3], class by class."""
+        frames = {}
+
+        def keep(step: int, latents: torch.Tensor) -> None:
+            if step in shown:
+                frames[step] = latents
+
+        inferer([self.seed] * len(labels), models, labels, callback=keep)
+        with torch.no_grad():
+            decoded = np.stack([to_uint8(models.decode(frames[step])) for step in shown], axis=1)
+        return decoded.reshape(-1, *decoded.shape[2:])
+
+
+def run_synthesis(
+    evaluator: SupervisedEvaluator,
+    pool: Pool,
+    folder: RunFolder,
+    pictures: GuidancePictures | None = None,
+    next_command: str = "",
+) -> None:
+    """Makes the images that the pool lacks, then shows some, measures, and says what to run next.
+
+    Args:
+        evaluator: of AdaptedModels by a GuidedLatentInferer, with a RequestLoader and a PoolWriter.
+        pool: the pool.
+        folder: where config, metrics and pictures are kept.
+        pictures: further pictures, or None.
+        next_command: what a user may run next.
+
+    Raises:
+        ValueError: unknown classes, impossible settings, models that don't fit, or a pool of others.
+        OSError: a full disk; what was made is kept.
+    """
+    models, inferer, loader = evaluator.network, evaluator.inferer, evaluator.data_loader
+    classes = loader.requests.classes
+    inferer.settings(models)  # refuses what is impossible before a folder is made
+    rank, world_size = rank_and_world_size()
+    folder.open()
+    evaluator.register_events(*StageEvents)
+    try:
+        pool.open()
+        if rank == 0:
+            folder.save_config()
+        count = loader.images_to_make()
+        logger.info(
+            f"asked for: {loader.requests.num_images} images of each of {', '.join(classes)}; {len(pool)} are in "
+            f"{pool.folder}; process {rank + 1} of {world_size} makes {count}"
+        )
+        started = time.monotonic()
+        if count:
+            evaluator.run()
+        pool.flush()
+        with pool.among_processes():
+            if count:
+                section = "synthesis" if world_size == 1 else f"synthesis_of_process_{rank}"
+                before = folder.metrics()
+                folder.set_metrics(section, figures(models, inferer, count, time.monotonic() - started))
+                evaluator.state.metrics = new_figures(before, folder.metrics())
+            if not all(pool.has(request["class"], request["seed"]) for request in loader.requests):
+                logger.info(f"process {rank + 1} is done; what is missing, the others make")
+                return
+        first = loader.requests.seed
+        seeds = range(first, first + min(loader.requests.num_images, SHOWN_IMAGES))
+        shown = np.stack([pool.image(name, seed) for name in classes for seed in seeds])
+        save_labelled_grid(folder / "samples.png", shown, classes, [f"seed {seed}" for seed in seeds], pool.marks)
+        if pictures is not None:
+            pictures.save(folder, models, inferer, classes, pool.marks)
+        if count:
+            evaluator.fire_event(StageEvents.FINISHED)
+        manifest = os.path.relpath(pool.folder / "manifest.csv", folder.path)
+        folder.report([manifest, "samples.png", *GuidancePictures.names, "metrics.json", "config.json"], next_command)
+    finally:
+        pool.close()
+        folder.close()
+
+
+def extension_record(config: str, paths: Sequence[str] = (), left_out: Sequence[str] = ()) -> dict[str, Any] | None:
+    """How the running config makes more images for its pool; None outside a config.
+
+    See `extend` of `bundle.synthesis.pool.Pool`.
+
+    Args:
+        config: the file of the running config, in `configs/`.
+        paths: settings that are paths, which are kept absolute.
+        left_out: settings that are of this run alone; others that are no plain values are left out by themselves.
+    """
+    executed = executed_config()
+    if executed is None:
+        return None
+    settings = {
+        name: value
+        for name, value in executed.items()
+        if is_setting(value) and is_inert(value) and name not in left_out
+    }
+    settings |= {name: os.path.abspath(os.path.expanduser(settings[name])) for name in paths if name in settings}
+    return {"config": config, "settings": settings}
+
+
+def figures(models: AdaptedModels, inferer: GuidedLatentInferer, count: int, seconds: float) -> dict[str, Any]:
+    """What is kept in `metrics.json` about making so many images."""
+    ratios = torch.tensor(inferer.ratios, dtype=torch.float64)
+    quantiles = {"median": 0.5, "10th_percentile": 0.1, "90th_percentile": 0.9, "maximum": 1.0}
+    return {
+        "images": count,
+        "seconds": round(seconds, 1),
+        "images_per_second": round(count / seconds, 3),
+        "device": str(models.device),
+        # Of g sqrt(1 - alpha_bar) |gradient| / |epsilon|: over images, each by its median over steps.
+        "guidance_ratio": (
+            {name: round(ratios.quantile(at).item(), 5) for name, at in quantiles.items()} if len(ratios) else None
+        ),
+        **inferer.identity(models),
+    }

@@ -1,0 +1,179 @@
+"""Stage 1: the latent autoencoder, Eq. 4 of HistoDiffusion."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Events
+from monai.inferers import Inferer
+
+from bundle.data.hashes import HASHES_FILE, write_hashes
+from bundle.data.pictures import save_grid
+from bundle.models.artefacts import save_artefact
+from bundle.training.losses import AutoencoderLoss, hinge_discriminator_loss, patch_logits
+from bundle.training.stage import StageTrainer, to_numbers
+
+logger = logging.getLogger(__name__)
+
+
+class AutoencoderTrainer(StageTrainer):
+    """Trains AutoencoderKL and a PatchDiscriminator with two optimisers.
+
+    Args:
+        autoencoder: built by `bundle.models.artefacts.build`.
+        discriminator: likewise; its last output is raw logits.
+        loss: Eq. 4.
+        autoencoder_optimizer, discriminator_optimizer: over the respective weights.
+        scheduler: learning rate of the autoencoder's optimiser, one step a training step.
+        evaluator: measures held-out reconstructions at the end; its metrics go to `metrics.json`.
+        patches: the training patches (`bundle.data.patches.TrainingPatches`).
+        **stage: arguments of StageTrainer.
+    """
+
+    stage = "autoencoder"
+
+    def __init__(
+        self,
+        autoencoder: torch.nn.Module,
+        discriminator: torch.nn.Module,
+        loss: AutoencoderLoss,
+        autoencoder_optimizer: torch.optim.Optimizer,
+        discriminator_optimizer: torch.optim.Optimizer,
+        scheduler: Any,
+        evaluator: Any,
+        patches: Any,
+        **stage: Any,
+    ) -> None:
+        super().__init__(**stage)
+        self.autoencoder = autoencoder
+        self.discriminator = discriminator
+        self.loss = loss
+        self.autoencoder_optimizer = autoencoder_optimizer
+        self.discriminator_optimizer = discriminator_optimizer
+        self.scheduler = scheduler
+        self.evaluator = evaluator
+        self.patches = patches
+
+    def state_objects(self) -> dict[str, Any]:
+        return {
+            "autoencoder": self.autoencoder,
+            "discriminator": self.discriminator,
+            "autoencoder_optimizer": self.autoencoder_optimizer,
+            "discriminator_optimizer": self.discriminator_optimizer,
+            "scheduler": self.scheduler,
+        }
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "architecture": self.autoencoder.definition,
+            "discriminator": self.discriminator.definition,
+            "data": self.patches.fingerprint,
+            "learning rate": self.scheduler.base_lrs,
+            "loss": self.loss.describe(),
+        }
+
+    def prepare(self) -> None:
+        self.loss.perceptual.load()
+        self.patches.prepare()
+
+    def before_first_step(self) -> None:
+        self.patches.require_batch(self.data_loader.items_per_batch)
+        self.save_training_input(self.folder / "pictures" / "training_input.png")
+
+    def attach_handlers(self) -> None:
+        self.evaluator.add_event_handler(Events.COMPLETED, self._show_validation)
+        super().attach_handlers()
+
+    def _show_validation(self, evaluator: Any) -> None:
+        """Puts what was measured along the way into the step's output, for the handlers that come later."""
+        if self.state.output:
+            self.state.output[0] |= {f"validation_{name}": value for name, value in evaluator.state.metrics.items()}
+
+    def save_training_input(self, path: Path, images: int = 64) -> None:
+        """Saves what the network will really see: the first transformed training patches."""
+        keys = [key for batch in itertools.islice(self.data_loader.step_sampler, images) for key in batch]
+        save_grid(path, torch.stack([torch.as_tensor(self.data_loader.dataset[key]["image"]) for key in keys[:images]]))
+        logger.info(f"what the network sees is in {path}")
+
+    def _iteration(self, engine: Any, batchdata: dict[str, torch.Tensor]) -> dict[str, float]:
+        images = batchdata["image"].to(self.state.device, non_blocking=True)
+        adversarial = self.loss.adversarial(self.state.iteration)
+        self.autoencoder.train()
+        self.discriminator.train()
+        with self.autocast():
+            reconstruction, mean, std = self.inferer(images, self.autoencoder)
+        self.autoencoder_optimizer.zero_grad(set_to_none=True)
+        terms = self.loss.backward(
+            images,
+            reconstruction.float(),
+            mean,
+            std,
+            last_layer(self.autoencoder),
+            self.discriminator if adversarial else None,
+        )
+        self.autoencoder_optimizer.step()
+        self.scheduler.step()
+        if adversarial:
+            terms["discriminator"] = update_discriminator(
+                self.discriminator, self.discriminator_optimizer, images, reconstruction.detach().float()
+            )
+        return to_numbers(terms)
+
+    def finish(self) -> None:
+        self.evaluator.run()
+        measured = {name: float(value) for name, value in self.evaluator.state.metrics.items()}
+        network = self.loss.perceptual.name
+        self.folder.set_metrics(
+            "autoencoder",
+            {
+                **measured,
+                # Only the distance in LPIPS's own network may bear its name.
+                "lpips": measured["perceptual_distance"] if network == "lpips" else None,
+                "perceptual_network": network,
+                **self.patches.describe(),
+                **self.effort(),
+            },
+            forget=("latent", "diffusion"),
+        )
+        # Held-out patches too: what was tried out on them has seen them.
+        write_hashes(self.folder / HASHES_FILE, self.patches.prepare().store.sha256)
+        # Fine-tuning the decoder goes on training it.
+        save_artefact(self.folder / "discriminator.pt", "discriminator", self.discriminator)
+        save_artefact(
+            self.artefact_path,
+            "autoencoder",
+            self.autoencoder,
+            patch_size=self.patches.patch_size,
+            normalise_stain=self.patches.store.normalise_stain,
+            data_fingerprint=self.patches.fingerprint,
+            steps=self.state.iteration,
+            identity=self.whole_identity(),
+        )
+
+
+def update_discriminator(
+    discriminator: torch.nn.Module, optimizer: torch.optim.Optimizer, images: torch.Tensor, reconstruction: torch.Tensor
+) -> torch.Tensor:
+    """One hinge step of the discriminator on a batch and its reconstruction; returns the loss."""
+    optimizer.zero_grad(set_to_none=True)
+    loss = hinge_discriminator_loss(patch_logits(discriminator, images), patch_logits(discriminator, reconstruction))
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
+
+
+def last_layer(autoencoder: torch.nn.Module) -> torch.Tensor:
+    """Weight of the decoder's last convolution, where the adaptive weights are measured."""
+    return [weight for weight in autoencoder.decoder.parameters() if weight.ndim == 4][-1]
+
+
+class ReconstructionInferer(Inferer):
+    """The deterministic reconstruction: the decoded posterior mean."""
+
+    def __call__(self, inputs: torch.Tensor, network: torch.nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """RGB images [B, 3, H, W] in [-1, 1] -> reconstructions, same shape, clipped to [-1, 1]."""
+        return network.decode(network.encode(inputs)[0]).float().clamp(-1, 1)

@@ -1,0 +1,303 @@
+"""What every training stage shares: steps instead of epochs, resume, one artefact at the end."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import time
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from ignite.engine import Events
+from monai.engines import Trainer
+from monai.inferers import Inferer, SimpleInferer
+
+from bundle.models.artefacts import read_artefact
+from bundle.runs.files import write_atomically
+from bundle.runs.folder import RunFolder
+from bundle.runs.precision import autocast_dtype
+from bundle.runs.randomness import seed_step
+from bundle.runs.tracking import StageEvents, losses, new_figures
+
+logger = logging.getLogger(__name__)
+
+
+class StageTrainer(Trainer):
+    """A MONAI/Ignite trainer that runs a number of steps, survives being killed, and writes one artefact.
+
+    A subclass names its stage and says what a step does (`_iteration`), what a checkpoint holds (`state_objects`), what
+    must fit when it is read again (`identity`) and what is written at the end (`finish`). An Ignite "epoch" here is the
+    whole budget: `max_epochs` is 1 and handlers count iterations.
+
+    Order at each step's end: losses are checked to be finite, then the user's handlers run, then the checkpoint is
+    written; a run with a broken loss never touches its checkpoint.
+
+    Args:
+        device: where the networks are.
+        max_epochs: 1; MONAI wants to find it in a trainer's config.
+        train_data_loader: a StepDataLoader.
+        steps: number of optimiser steps of the whole stage.
+        folder: the run's folder.
+        checkpoint_interval: steps between checkpoints.
+        seed: seed of everything random in the stage.
+        precision: "fp32", "bf16" or "auto" (bf16 where the hardware computes in it).
+        inferer: how the network is applied to a batch; None calls it.
+        settings: further settings that a resumed run must share, by name.
+        train_handlers: Ignite handlers, attached when the run begins. Those that write as soon as they exist are given
+            unbuilt (`"_mode_": "callable"` in a config).
+    """
+
+    stage = ""
+
+    def __init__(
+        self,
+        device: torch.device | str,
+        max_epochs: int,
+        train_data_loader: Any,
+        steps: int,
+        folder: RunFolder,
+        checkpoint_interval: int,
+        seed: int,
+        precision: str = "auto",
+        inferer: Inferer | None = None,
+        settings: dict[str, Any] | None = None,
+        train_handlers: Sequence | None = None,
+    ) -> None:
+        if steps < 1:
+            raise ValueError(f"--{self.stage}_steps is {steps}; it must be at least 1")
+        super().__init__(
+            device=device, max_epochs=max_epochs, data_loader=train_data_loader, epoch_length=steps, decollate=False
+        )
+        self.steps = steps
+        self.folder = folder
+        self.seed = seed
+        self.inferer = inferer or SimpleInferer()
+        self.settings = dict(settings or {})
+        self.autocast_dtype = autocast_dtype(precision, self.state.device)
+        self.seconds = 0.0  # of earlier runs of this stage
+        self.started = 0.0
+        self.checkpoint_interval = checkpoint_interval
+        self.handlers = list(train_handlers or ())
+        self.register_events(*StageEvents)
+        self.add_event_handler(Events.ITERATION_STARTED, self._seed)
+        self.add_event_handler(Events.ITERATION_COMPLETED, self._require_finite)
+        self.add_event_handler(Events.ITERATION_COMPLETED, self._decollate)
+
+    # What a subclass fills in.
+
+    def state_objects(self) -> dict[str, Any]:
+        """Everything with a `state_dict` that a resumed run needs."""
+        raise NotImplementedError
+
+    def identity(self) -> dict[str, Any]:
+        """Facts that must be the same for a checkpoint to be continued, as plain data."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Refuses settings that only earlier artefacts show to be wrong: before this stage, or the first of several."""
+
+    def prepare(self) -> None:
+        """What must be known before a checkpoint can be judged: the data, earlier artefacts."""
+
+    def before_first_step(self) -> None:
+        """What only training needs, such as filled caches."""
+
+    def stopped_early(self) -> bool:
+        """Whether the stage ended before its last step because more would not have helped."""
+        return False
+
+    def finish(self) -> None:
+        """Writes the stage's metrics and pictures and, last, its artefact."""
+        raise NotImplementedError
+
+    # What they share.
+
+    @property
+    def checkpoint_path(self):
+        return self.folder / f"{self.stage}_checkpoint.pt"
+
+    @property
+    def artefact_path(self):
+        return self.folder / f"{self.stage}.pt"
+
+    def autocast(self) -> torch.autocast:
+        """The context the networks run in; losses are computed outside it, in fp32."""
+        return torch.autocast(self.state.device.type, self.autocast_dtype, enabled=self.autocast_dtype != torch.float32)
+
+    def elapsed(self) -> float:
+        """Seconds spent in this stage, earlier runs included."""
+        return self.seconds + time.monotonic() - self.started
+
+    def effort(self) -> dict[str, float]:
+        """Steps, seconds and patches per second of the whole stage, for `metrics.json`."""
+        seconds, steps = self.elapsed(), self.state.iteration
+        rate = steps * self.data_loader.items_per_batch / seconds
+        return {"steps": steps, "seconds": round(seconds, 1), "patches_per_second": round(rate, 2)}
+
+    def run(self) -> None:
+        """Runs the stage from its checkpoint, or from the start; does nothing where it has already ended."""
+        self.folder.open()
+        self.started = time.monotonic()
+        before = self.folder.metrics()
+        self.check()
+        self.prepare()
+        done = self.state.iteration = self.load_checkpoint()
+        if self.stopped_early():
+            done = self.steps
+        if self.finished(done):
+            logger.info(f"{self.stage}: finished before; kept {self.artefact_path}")
+            return
+        self.attach_handlers()
+        if done < self.steps:
+            self.folder.save_config()
+            self.before_first_step()
+            logger.info(
+                f"{self.stage}: {f'continuing after step {done} of' if done else 'training for'} {self.steps} steps on "
+                f"{self.state.device} in {str(self.autocast_dtype).removeprefix('torch.')}"
+            )
+            self.data_loader.start = done
+            super().run()
+            if self.state.iteration % self.checkpoint_interval:
+                self.save_checkpoint()
+        self.finish()
+        self.state.metrics = new_figures(before, self.folder.metrics())
+        self.fire_event(StageEvents.FINISHED)
+
+    def finished(self, done: int) -> bool:
+        """Whether nothing is left to do. The artefact is written last, after metrics and pictures.
+
+        Args:
+            done: steps of the checkpoint, 0 without one; a user may have deleted it once the stage had ended.
+
+        Raises:
+            ValueError: more steps are asked of an artefact whose checkpoint is gone.
+        """
+        if not self.artefact_path.is_file():
+            return False
+        artefact = read_artefact(self.artefact_path, self.stage)
+        steps = artefact["steps"]
+        if not done and "identity" in artefact:
+            self.require_identity(self.artefact_path, artefact["identity"])
+        if not done and steps < self.steps:
+            raise ValueError(
+                f"{self.artefact_path} has {steps} steps, {self.steps} are asked for, and {self.checkpoint_path} to "
+                "continue from is gone: choose another --output_dir"
+            )
+        return max(done, steps) >= self.steps and (not done or done == steps)
+
+    def attach_handlers(self) -> None:
+        """Attaches the handlers, then the checkpoint, which must come last in a step."""
+        for handler in self.handlers:
+            (handler() if isinstance(handler, functools.partial) else handler).attach(self)
+        self.handlers = []
+        self.add_event_handler(Events.ITERATION_COMPLETED(every=self.checkpoint_interval), self.save_checkpoint)
+
+    def _seed(self) -> None:
+        seed_step(self.seed, zlib.crc32(self.stage.encode()), self.state.iteration, self.state.rank)
+
+    def _require_finite(self) -> None:
+        broken = {name: value for name, value in losses(self.state.output).items() if not math.isfinite(value)}
+        if broken:
+            raise FloatingPointError(self.broken(broken))
+
+    def _decollate(self) -> None:
+        self.state.output = [self.state.output]  # as MONAI's own trainers leave it, and its handlers expect it
+
+    def broken(self, what: Any) -> str:
+        return (
+            f"{self.stage}: not finite at step {self.state.iteration}: {what}. {self.checkpoint_path} is from before "
+            "and untouched; try a lower learning rate, or --precision fp32"
+        )
+
+    def whole_identity(self) -> dict[str, Any]:
+        """What a checkpoint and a run that continues it must share. Seed and step are the whole random state."""
+        return {
+            **self.identity(),
+            "seed": self.seed,
+            "batch size": self.data_loader.items_per_batch,
+            "precision": str(self.autocast_dtype).removeprefix("torch."),
+            **self.settings,
+        }
+
+    def require_identity(self, path: Any, found: dict[str, Any]) -> None:
+        """Refuses what was made with another architecture, data or settings; both sides are named."""
+        for name, value in self.whole_identity().items():
+            if found.get(name) != value:
+                raise ValueError(
+                    f"{path} can't be continued: its {name} is {found.get(name)}, this run's is {value}. Give the "
+                    "former setting, or another --output_dir"
+                )
+
+    def save_checkpoint(self) -> None:
+        """Saves all a resumed run needs, atomically.
+
+        Raises:
+            FloatingPointError: a weight is not finite, as after a broken gradient; nothing is written.
+        """
+        for name, item in self.state_objects().items():
+            if isinstance(item, torch.nn.Module):
+                tensors = [tensor for tensor in item.state_dict().values() if tensor.is_floating_point()]
+                if not all(bool(tensor.isfinite().all()) for tensor in tensors):
+                    raise FloatingPointError(self.broken(f"weights of the {name}"))
+        content = {
+            "step": self.state.iteration,
+            "seconds": self.elapsed(),
+            "identity": self.whole_identity(),
+            "state": {name: item.state_dict() for name, item in self.state_objects().items()},
+        }
+        write_atomically(self.checkpoint_path, lambda temporary: torch.save(content, temporary))
+
+    def load_checkpoint(self) -> int:
+        """Restores the last checkpoint.
+
+        Returns:
+            the number of steps done, 0 without a checkpoint.
+
+        Raises:
+            ValueError: it was made with another architecture, data or seed; both sides are named.
+        """
+        if not self.checkpoint_path.is_file():
+            return 0
+        # To the CPU first: an optimiser's step counters would stay on a GPU and be waited for at each step.
+        content = torch.load(self.checkpoint_path, map_location="cpu", weights_only=True)
+        self.require_identity(self.checkpoint_path, content["identity"])
+        for name, item in self.state_objects().items():
+            item.load_state_dict(content["state"][name])
+        self.seconds = content["seconds"]
+        return content["step"]
+
+
+def to_numbers(terms: dict[str, torch.Tensor]) -> dict[str, float]:
+    """Scalars of a step as numbers, by one transfer to the host for all of them."""
+    return dict(zip(terms, torch.stack([term.detach().float() for term in terms.values()]).tolist()))
+
+
+def describe_optimizer(optimizer: functools.partial) -> list:
+    """An optimiser's class and settings as plain data."""
+    return [optimizer.func.__name__, optimizer.keywords]
+
+
+def run_stages(
+    stages: Sequence[StageTrainer | None], folder: RunFolder, results: Sequence[str], next_command: str
+) -> None:
+    """Runs the stages one after the other, then says where the results in `folder` are and what to run next.
+
+    A stage that a setting leaves out is None. All are built and checked before the first runs, so that what the last
+    one refuses is refused at once.
+    """
+    present = [stage for stage in stages if stage is not None]
+    folder.open()
+    try:
+        if not present:
+            raise ValueError("nothing to run: a setting switches this part off, such as --diffusion_adaptation none")
+        for stage in present:
+            stage.check()
+        for stage in present:
+            stage.run()
+    finally:
+        for opened in (folder, *(stage.folder for stage in present)):  # some stages have one of their own
+            opened.close()
+    folder.report(results, next_command)

@@ -1,0 +1,185 @@
+"""Each setting of both StyleGAN2 configs changes something; presets are settings."""
+
+import json
+
+import pytest
+from helpers import flags_of, root_cause
+from monai.bundle import ConfigWorkflow
+
+
+def trainer(w):
+    return w("train#trainer")
+
+
+def loader(w):
+    return trainer(w).data_loader
+
+
+def reporters(w):
+    """What follows the training, built or unbuilt."""
+    return [vars(handler) | getattr(handler, "keywords", {}) for handler in trainer(w).handlers]
+
+
+def architectures(w, name):
+    return [w(part).keywords[name] for part in ("generator_architecture", "discriminator_architecture")]
+
+
+def handed_on(w, name):
+    """A setting as `synthesis` gives it to configs/baseline_inference.json."""
+    return w("synthesis")[0][name]
+
+
+# Each setting a user may change, another value for it, and what then must have changed.
+FLAGS = [
+    ("dataset_dir", "/some/where", lambda w: w("labelled").dataset_dir == "/some/where"),
+    ("output_dir", "elsewhere", lambda w: str(w("folder").path) == "elsewhere"),
+    ("output_dir", "elsewhere", lambda w: str(w("labelled").split_path) == "elsewhere/split.csv"),
+    ("output_dir", "elsewhere", lambda w: handed_on(w, "baseline_dir") == "elsewhere"),
+    ("output_dir", "elsewhere", lambda w: handed_on(w, "dataset_dir") == "elsewhere/pool"),
+    ("cache_dir", "elsewhere", lambda w: str(w("labelled").cache_dir) == "elsewhere"),
+    ("device", "cpu:0", lambda w: str(trainer(w).state.device) == "cpu:0"),
+    ("device", "cpu:0", lambda w: handed_on(w, "device") == "cpu:0"),
+    ("precision", "bf16", lambda w: str(trainer(w).autocast_dtype) == "torch.bfloat16"),
+    ("seed", 7, lambda w: trainer(w).seed == loader(w).step_sampler.seed == 7),
+    ("seed", 7, lambda w: handed_on(w, "seed") == 7),
+    ("patch_size", 32, lambda w: w("labelled").patch_size == 32),
+    ("normalise_stain", True, lambda w: w("labelled").store_arguments["normalise_stain"] is True),
+    ("split_file", "my.csv", lambda w: str(w("labelled").split_file) == "my.csv"),
+    ("label_fraction", 0.3, lambda w: w("labelled").label_fraction == 0.3),
+    ("labels_per_class", 6, lambda w: w("labelled").labels_per_class == 6 and w("labelled").split_file is None),
+    ("validation_share", 0.4, lambda w: w("labelled").validation_share == 0.4),
+    ("split_seed", 5, lambda w: w("labelled").seed == 5),
+    ("class_names", ["ADI", "LYM"], lambda w: w("labelled").class_names == ["ADI", "LYM"]),
+    ("maximum_rejected_share", 0.5, lambda w: w("labelled").store_arguments["maximum_rejected_share"] == 0.5),
+    ("cache_gigabytes", 1, lambda w: w("labelled").store_arguments["cache_gigabytes"] == 1),
+    ("generated_per_class", 12, lambda w: w("labelled").generated_per_class == 12),
+    ("generated_slide", 9, lambda w: w("labelled").generated_slide == 9),
+    ("num_workers", 2, lambda w: loader(w).num_workers == 2),
+    ("geometry", "none", lambda w: type(w("train#preprocessing").transforms[0]).__name__ == "Identityd"),
+    ("geometry", "none", lambda w: trainer(w).settings["geometry"] == "none"),
+    ("channels", [8, 8], lambda w: architectures(w, "channels") == [[8, 8], [8, 8]]),
+    ("latent_channels", 9, lambda w: trainer(w).generator_class.keywords["latent_channels"] == 9),
+    ("style_channels", 9, lambda w: trainer(w).generator_class.keywords["style_channels"] == 9),
+    ("mapping_layers", 3, lambda w: trainer(w).generator_class.keywords["mapping_layers"] == 3),
+    ("deviation_group", 8, lambda w: trainer(w).discriminator_class.keywords["group"] == 8),
+    ("stylegan2_steps", 9, lambda w: trainer(w).steps == loader(w).step_sampler.steps == 9),
+    ("stylegan2_batch_size", 8, lambda w: loader(w).items_per_batch == 8),
+    ("stylegan2_learning_rate", 1e-4, lambda w: trainer(w).make_optimizer.keywords["lr"] == 1e-4),
+    ("stylegan2_batch_size", 8, lambda w: trainer(w).r1_weight == 0.0002 * 64**2 / 8),
+    ("r1_weight", 5.0, lambda w: trainer(w).r1_weight == 5.0),
+    ("r1_interval", 5, lambda w: trainer(w).r1_interval == 5),
+    ("path_weight", 5.0, lambda w: trainer(w).path_weight == 5.0),
+    ("path_interval", 5, lambda w: trainer(w).path_interval == 5),
+    ("mixing_probability", 0.5, lambda w: trainer(w).mixing_probability == 0.5),
+    ("label_ramp", [3, 5], lambda w: trainer(w).label_ramp == [3, 5]),
+    ("ema_decay", 0.5, lambda w: trainer(w).ema_decay == 0.5),
+    ("augmentation_target", None, lambda w: trainer(w).augmentation.target is None),
+    ("augmentation_images", 7, lambda w: trainer(w).augmentation.images == 7),
+    ("augmentation_maximum", 0.5, lambda w: trainer(w).augmentation.maximum == 0.5),
+    ("watch_interval", 7, lambda w: trainer(w).watch_interval == 7),
+    ("picture_interval", 7, lambda w: trainer(w).handlers[-1].interval == 7),
+    ("inference_batch_size", 7, lambda w: trainer(w).batch_size == handed_on(w, "inference_batch_size") == 7),
+    ("checkpoint_interval", 7, lambda w: trainer(w).checkpoint_interval == 7),
+    ("mlflow_tracking_uri", "file:///x", lambda w: any("file:///x" in one.values() for one in reporters(w))),
+    ("pool_dir", "/my/pool", lambda w: handed_on(w, "dataset_dir") == "/my/pool"),
+    ("classes", "TUM", lambda w: handed_on(w, "classes") == "TUM"),
+    ("num_images", 3, lambda w: handed_on(w, "num_images") == 3),
+    ("truncation", 0.7, lambda w: handed_on(w, "truncation") == 0.7),
+]
+
+OF_SYNTHESIS = [
+    ("baseline", "vit_cgan", lambda w: w("network_def").title == "ViT-cGAN"),
+    ("baseline", "vit_cgan", lambda w: str(w("network_def").baseline_dir) == "runs/vit_cgan"),
+    ("baseline_dir", "elsewhere", lambda w: str(w("network_def").baseline_dir) == "elsewhere"),
+    ("baseline_dir", "elsewhere", lambda w: str(w("pool").folder) == "elsewhere/pool"),
+    ("output_dir", "elsewhere", lambda w: str(w("folder").path) == "elsewhere"),
+    ("dataset_dir", "elsewhere", lambda w: str(w("pool").folder) == "elsewhere"),
+    ("device", "cpu:0", lambda w: str(w("network_def").device) == str(w("evaluator").state.device) == "cpu:0"),
+    ("precision", "bf16", lambda w: w("inferer").precision == "bf16"),
+    ("classes", "TUM", lambda w: w("dataset").asked == "TUM"),
+    ("num_images", 3, lambda w: w("dataset").num_images == 3),
+    ("seed", 7, lambda w: w("dataset").seed == 7),
+    ("inference_batch_size", 7, lambda w: w("dataloader").batch_size == 7),
+    ("png_threads", 2, lambda w: w("pool").threads == 2),
+    ("truncation", 0.7, lambda w: w("inferer").truncation == 0.7),
+]
+TABLES = {"stylegan2.json": FLAGS, "baseline_inference.json": OF_SYNTHESIS}
+CASES = [(config, *case) for config, table in TABLES.items() for case in table]
+
+
+@pytest.fixture
+def content(bundle_root, tmp_path, monkeypatch):
+    """What a config makes of flags; nothing is run."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("bundle.runs.chain.run_config", lambda **settings: settings)
+
+    def make(config, *overlays, **flags):
+        files = [str(bundle_root / "configs" / name) for name in (config, *overlays)]
+        given = {"device": "cpu", "precision": "fp32", **flags}
+        made = ConfigWorkflow(files, workflow_type="train", bundle_root=str(bundle_root), **given)
+        made.initialize()
+        return made.parser.get_parsed_content
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "config, flag, value, changed", CASES, ids=[f"{case[1]}-{number}" for number, case in enumerate(CASES)]
+)
+def test_each_flag_changes_what_it_says(content, config, flag, value, changed):
+    assert not changed(content(config)), "it is so without the flag"
+    assert changed(content(config, **{flag: value}))
+
+
+@pytest.mark.parametrize("config", TABLES)
+def test_every_setting_has_its_flag_test(config):
+    assert flags_of(config) - {"inference"} == {flag for flag, *_ in TABLES[config]}
+
+
+@pytest.mark.parametrize("overlay", ["paper_stylegan2.json", "strong_stylegan2.json"])
+def test_the_presets_change_settings_and_build(content, bundle_root, overlay):
+    from bundle.baselines.stylegan2.networks import check_channels
+
+    values = json.loads((bundle_root / "configs" / overlay).read_text())
+    w = content("stylegan2.json", overlay)
+    assert {name: w(name) for name in values} == values
+    check_channels(w("patch_size"), w("channels"))
+    assert w("stylegan2_batch_size") % w("deviation_group") == 0
+    images = w("stylegan2_steps") * w("stylegan2_batch_size")
+    if overlay.startswith("paper"):
+        assert images == pytest.approx(100 * 5000, abs=64) and w("train#trainer").augmentation.target is None
+        assert (w("stylegan2_batch_size"), w("stylegan2_learning_rate")) == (64, 2e-4)
+    else:
+        assert images == 5_000_000 and [step * 64 for step in w("label_ramp")] == [2_000_000, 4_000_000]
+
+
+@pytest.mark.parametrize(
+    "flag", ["stylegan2_steps", "stylegan2_batch_size", "r1_interval", "path_interval", "num_images"]
+)
+def test_a_number_of_things_that_is_none_is_refused(content, flag):
+    with pytest.raises(RuntimeError) as caught:
+        content("stylegan2.json", **{flag: 0})
+    assert str(root_cause(caught.value)) == f"--{flag} is 0; it must be an integer of at least 1"
+
+
+@pytest.mark.parametrize(
+    "config, settings, message",
+    [
+        ("stylegan2.json", {"stylegan2_step": 5}, "did you mean --stylegan2_steps?"),
+        ("baseline_inference.json", {"guidance_scale": 5}, "nothing reads the setting --guidance_scale"),
+    ],
+)
+def test_unknown_flags_are_refused(content, config, settings, message):
+    with pytest.raises(RuntimeError) as caught:
+        content(config, **settings)
+    assert message in str(root_cause(caught.value))
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [({"baseline": "biggan"}, "--baseline is 'biggan'"), ({"truncation": 2.0}, "--truncation is 2.0")],
+)
+def test_impossible_synthesis_is_refused(content, settings, message):
+    with pytest.raises(RuntimeError) as caught:
+        content("baseline_inference.json", **settings)("evaluator")
+    assert message in str(root_cause(caught.value))

@@ -1,0 +1,186 @@
+"""Each setting of configs/vit_cgan.json does what it says, and what is no setting, or no number, is refused at once."""
+
+import json
+
+import pytest
+from helpers import ROOT, build_elsewhere, flags_of, root_cause
+from monai.bundle import ConfigWorkflow
+
+CONFIG = str(ROOT / "configs" / "vit_cgan.json")
+
+
+def trainer(w):
+    return w("train#trainer")
+
+
+def generator(w, name):
+    return trainer(w).generator_architecture.keywords[name]
+
+
+def discriminator(w, name):
+    return trainer(w).architecture.keywords[name]
+
+
+def weighting(w, **settings):
+    return trainer(w).make_weighting(names=["real", "generated"]).describe().items() >= settings.items()
+
+
+def address(w):
+    """Where the tracking handler reports to."""
+    return [
+        vars(handler)["mlflow_tracking_uri"]
+        for handler in trainer(w).handlers
+        if hasattr(handler, "mlflow_tracking_uri")
+    ]
+
+
+def synthesis(w, name):
+    """What the run `synthesis` hands on, read without running it."""
+    return w("synthesis_settings")[name]
+
+
+# Each setting a user may change, another value for it, and what then must have changed.
+FLAGS = [
+    ("dataset_dir", "/some/where", lambda w: w("labelled").dataset_dir == "/some/where"),
+    ("test_dir", "/some/where", lambda w: w("labelled").test_dir == "/some/where"),
+    ("output_dir", "elsewhere", lambda w: str(trainer(w).folder.path) == "elsewhere"),
+    ("output_dir", "elsewhere", lambda w: str(w("labelled").split_path) == "elsewhere/split.csv"),
+    ("output_dir", "elsewhere", lambda w: synthesis(w, "baseline_dir") == "elsewhere"),
+    ("cache_dir", "elsewhere", lambda w: str(w("labelled").cache_dir) == "elsewhere"),
+    ("device", "cpu:0", lambda w: str(trainer(w).state.device) == "cpu:0" == synthesis(w, "device")),
+    ("precision", "bf16", lambda w: str(trainer(w).autocast_dtype) == "torch.bfloat16"),
+    ("seed", 70, lambda w: trainer(w).seed == 70 == trainer(w).data_loader.step_sampler.seed == synthesis(w, "seed")),
+    ("patch_size", 48, lambda w: w("labelled").patch_size == 48),
+    ("normalise_stain", True, lambda w: w("labelled").store_arguments["normalise_stain"] is True),
+    ("split_file", "my.csv", lambda w: str(w("labelled").split_file) == "my.csv"),
+    ("label_fraction", 0.3, lambda w: w("labelled").label_fraction == 0.3 and w("labelled").split_file is None),
+    ("labels_per_class", 6, lambda w: w("labelled").labels_per_class == 6 and w("labelled").split_file is None),
+    ("validation_share", 0.4, lambda w: w("labelled").validation_share == 0.4),
+    ("split_seed", 7, lambda w: w("labelled").seed == 7),
+    ("class_names", ["ADI", "LYM"], lambda w: w("labelled").class_names == ["ADI", "LYM"]),
+    ("maximum_rejected_share", 0.5, lambda w: w("labelled").store_arguments["maximum_rejected_share"] == 0.5),
+    ("cache_gigabytes", 1, lambda w: w("labelled").store_arguments["cache_gigabytes"] == 1),
+    ("generated_per_class", 12, lambda w: w("labelled").generated_per_class == 12),
+    ("generated_slide", 9, lambda w: w("labelled").generated_slide == 9),
+    ("num_workers", 2, lambda w: trainer(w).data_loader.num_workers == 2),
+    ("generator_dimensions", [64, 32], lambda w: generator(w, "dimensions") == [64, 32]),
+    ("generator_depths", [1, 1], lambda w: generator(w, "depths") == [1, 1]),
+    ("generator_heads", [2, 2], lambda w: generator(w, "heads") == [2, 2]),
+    ("generator_patch_size", 8, lambda w: generator(w, "patch_size") == 8),
+    ("noise_dimension", 9, lambda w: generator(w, "noise_dimension") == 9),
+    ("condition_dimension", 9, lambda w: generator(w, "condition_dimension") == 9),
+    ("discriminator_patch_size", 4, lambda w: discriminator(w, "patch_size") == 4),
+    ("discriminator_dimension", 64, lambda w: discriminator(w, "dimension") == 64),
+    ("discriminator_depth", 2, lambda w: discriminator(w, "depth") == 2),
+    ("discriminator_heads", 2, lambda w: discriminator(w, "heads") == 2),
+    ("steps", 9, lambda w: trainer(w).steps == 9 == trainer(w).data_loader.step_sampler.steps),
+    ("steps", 10, lambda w: trainer(w).selection_start == 2),
+    ("batch_size", 6, lambda w: trainer(w).data_loader.items_per_batch == 6),
+    ("generator_learning_rate", 1e-5, lambda w: trainer(w).make_generator_optimizer.keywords["lr"] == 1e-5),
+    ("discriminator_learning_rate", 1e-5, lambda w: trainer(w).make_optimizer.keywords["lr"] == 1e-5),
+    ("augmentation", "cutout", lambda w: trainer(w).augmentation.kinds == ["cutout"]),
+    ("density_scale", 0.1, lambda w: trainer(w).augmentation.density_scale == 0.1),
+    ("penalty_weight", 3.0, lambda w: trainer(w).penalty_weight == 3),
+    ("penalty_interval", 3, lambda w: trainer(w).penalty_interval == 3),
+    ("classification_weight", 3.0, lambda w: trainer(w).classification_weight == 3),
+    ("generator_class_weight", 3.0, lambda w: trainer(w).generator_class_weight == 3),
+    ("label_smoothing", 0.3, lambda w: trainer(w).label_smoothing == 0.3),
+    ("loss_weighting", "fixed", lambda w: weighting(w, kind="fixed")),
+    ("loss_weighting", "dynamic_average", lambda w: weighting(w, kind="dynamic_average", interval=100)),
+    ("loss_weighting", "gradient_norm", lambda w: weighting(w, kind="gradient_norm", alpha=1.5, rate=0.01)),
+    ("loss_weighting_learning_rate", 0.5, lambda w: trainer(w).weighting_rate == 0.5),
+    ("loss_weighting_interval", 7, lambda w: weighting(w, interval=7)),
+    ("loss_weighting_alpha", 0.7, lambda w: weighting(w, alpha=0.7)),
+    ("selection_start", 7, lambda w: trainer(w).selection_start == 7),
+    ("confidence", 0.7, lambda w: trainer(w).confidence == 0.7),
+    ("realism_quantile", 0.7, lambda w: trainer(w).realism_quantile == 0.7),
+    ("maximum_generated", 0.7, lambda w: trainer(w).maximum_generated == 0.7),
+    ("generator_ema_decay", 0.7, lambda w: trainer(w).generator_ema_decay == 0.7),
+    ("classifier_ema_decay", 0.7, lambda w: trainer(w).ema_decay == 0.7),
+    ("validation_interval", 7, lambda w: trainer(w).validation_interval == 7),
+    ("picture_interval", 7, lambda w: trainer(w).picture_interval == 7),
+    ("compared_images", 7, lambda w: trainer(w).compared_images == 7),
+    ("maximum_unused", 7, lambda w: trainer(w).maximum_unused == 7),
+    ("inference_batch_size", 7, lambda w: trainer(w).batch_size == 7 == synthesis(w, "inference_batch_size")),
+    ("checkpoint_interval", 7, lambda w: trainer(w).checkpoint_interval == 7),
+    ("mlflow_tracking_uri", "file:///x", lambda w: address(w) == ["file:///x"]),
+    ("pool_dir", "elsewhere", lambda w: synthesis(w, "dataset_dir") == "elsewhere"),
+    ("classes", "TUM", lambda w: synthesis(w, "classes") == "TUM"),
+    ("num_images", 7, lambda w: synthesis(w, "num_images") == 7),
+    ("truncation", 0.7, lambda w: synthesis(w, "truncation") == 0.7),
+]  # fmt: skip
+# Settings that mean nothing without these.
+BESIDE = {
+    "loss_weighting_interval": {"loss_weighting": "dynamic_average"},
+    "loss_weighting_alpha": {"loss_weighting": "gradient_norm"},
+}
+
+
+@pytest.fixture(scope="module")
+def content():
+    def make(**flags):
+        # "auto" may be either.
+        made = ConfigWorkflow(config_file=CONFIG, bundle_root=str(ROOT), **{"precision": "fp32", **flags})
+        made.initialize()
+        made.parser["synthesis_settings"] = dict(made.parser["synthesis"][0], _target_="builtins.dict")
+        return made.parser.get_parsed_content
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "flag, value, changed", FLAGS, ids=[f"{flag}-{number}" for number, (flag, *_) in enumerate(FLAGS)]
+)
+def test_each_flag_changes_what_it_says(content, flag, value, changed):
+    beside = BESIDE.get(flag, {})
+    assert not changed(content(**beside)), "it is so without the flag"
+    assert changed(content(**beside, **{flag: value}))
+
+
+def test_every_setting_has_its_flag_test():
+    assert flags_of("vit_cgan.json") == {flag for flag, *_ in FLAGS}
+
+
+def test_the_large_preset_only_changes_values_and_fits_together():
+    file = str(ROOT / "configs" / "large_vit_cgan.json")
+    known = json.loads((ROOT / "configs" / "vit_cgan.json").read_text())
+    assert json.loads((ROOT / "configs" / "large_vit_cgan.json").read_text()).keys() <= known.keys()
+    made = ConfigWorkflow(config_file=[CONFIG, file], bundle_root=str(ROOT))
+    made.initialize()
+    w = made.parser.get_parsed_content
+    assert generator(w, "dimensions") == [384, 192, 96] and trainer(w).steps == 50000
+    trainer(w).generator_architecture(num_classes=2, side=w("patch_size"))
+    trainer(w).architecture(num_classes=2, side=w("patch_size"))
+
+
+COUNTS = [
+    "patch_size", "steps", "batch_size", "validation_interval", "picture_interval", "penalty_interval",
+    "inference_batch_size", "checkpoint_interval", "num_images",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("flag, value", [*((flag, 0) for flag in COUNTS), ("steps", 2.5)])
+def test_a_number_of_things_that_is_none_is_refused_at_once(content, tmp_path, flag, value):
+    with pytest.raises(RuntimeError) as caught:
+        content(output_dir=str(tmp_path / "out"), **{flag: value})
+    assert str(root_cause(caught.value)) == f"--{flag} is {value!r}; it must be an integer of at least 1"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("flag, meant", [("step", "steps"), ("confidences", "confidence"), ("pretrained_dir", None)])
+def test_unknown_flags_are_refused_with_a_hint(content, flag, meant):
+    with pytest.raises(RuntimeError) as caught:
+        content(**{flag: 5})
+    message = str(root_cause(caught.value))
+    assert f"nothing reads the setting --{flag}" in message
+    assert meant is None or f"did you mean --{meant}?" in message
+
+
+def test_an_unknown_weighting_is_refused(content):
+    with pytest.raises(RuntimeError) as caught:
+        content(loss_weighting="uncertain")("weighting")
+    assert "must be one of uncertainty, dynamic_average, gradient_norm, fixed" in str(root_cause(caught.value))
+
+
+def test_nothing_is_read_or_written_before_it_runs(tmp_path):
+    build_elsewhere(CONFIG, ("train#trainer", "labelled"), tmp_path)

@@ -1,0 +1,67 @@
+"""What MONAI's apps look for in each config: found after `initialize()`, from the bundle root and from above it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+# The workflow type of each config, and what MONAI's engines and datasets are there.
+STAGES = {
+    "pretrain.json": ("train", {"trainer": "AutoencoderTrainer", "evaluator": "SupervisedEvaluator"}),
+    "adapt.json": ("train", {"trainer": "LatentClassifierTrainer"}),
+    "select.json": ("train", {"trainer": "FinalScorerTrainer"}),
+    "classify.json": ("train", {"trainer": "DownstreamTrainer"}),
+    "inference.json": ("infer", {"evaluator": "SupervisedEvaluator", "network_def": "PatchGenerator"}),
+    "evaluate.json": ("evaluation", {"evaluator": "StageEngine", "dataset": "Comparison", "inferer": "SimpleInferer"}),
+    "study.json": (None, {}),
+    "stylegan2.json": ("train", {"trainer": "StyleGAN2Trainer"}),
+    "vit_cgan.json": ("train", {"trainer": "VitCganTrainer"}),
+    "baseline_inference.json": ("infer", {"evaluator": "SupervisedEvaluator", "network_def": "BaselineGenerator"}),
+}
+CODE = """
+import json, os, sys
+from ignite.engine import Engine
+from monai.bundle import ConfigWorkflow
+from monai.inferers import Inferer
+from torch.utils.data import Dataset
+
+root, stages = json.loads(sys.argv[1])
+for folder, configs in ((root, "configs"), (os.path.dirname(root), os.path.join(os.path.basename(root), "configs"))):
+    os.chdir(folder)
+    for name, (kind, types) in stages.items():
+        w = ConfigWorkflow(os.path.join(configs, name), workflow_type=kind, logging_file=False)
+        w.initialize()
+        assert w.check_properties() == [], (folder, name, w.check_properties())
+        assert os.path.samefile(w.parser.get_parsed_content("bundle_root"), root)
+        found = {one: type(getattr(w, one)).__name__ for one in types}
+        assert found == types, found
+        if kind == "train":
+            assert isinstance(w.trainer, Engine) and w.max_epochs == 1
+            assert w.trainer.inferer is w.train_inferer and isinstance(w.train_inferer, Inferer)
+            assert w.trainer.data_loader.dataset is w.train_dataset and isinstance(w.train_dataset, Dataset)
+        elif kind:
+            assert isinstance(w.evaluator, Engine) and isinstance(w.dataset, Dataset)
+print("all", len(stages))
+"""
+
+
+def test_every_stage_has_its_properties_from_anywhere(tmp_path):
+    """In a process of its own, where the package is on no path but the one `initialize` sees to."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    before = set(os.listdir(ROOT))
+    command = [sys.executable, "-c", CODE, json.dumps([str(ROOT), STAGES])]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert run.returncode == 0 and f"all {len(STAGES)}" in run.stdout, run.stderr[-2000:]
+    assert set(os.listdir(ROOT)) == before, "merely building wrote something"
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_the_documentation_names_the_type_of_each(name):
+    text = (ROOT / "docs" / "integration.md").read_text(encoding="utf-8")
+    kind = STAGES[name][0]
+    row = next(line for line in text.splitlines() if line.startswith("| ") and f"`{name}`" in line.split("|")[1])
+    assert row.split("|")[2].strip() == (f"`{kind}`" if kind else "none (`workflow_type=None`)")

@@ -1,0 +1,172 @@
+"""Bad input, broken numbers, full disks, changed settings: a clear error, and nothing lost."""
+
+import errno
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import few_images, root_cause
+
+from bundle.runs.folder import RunFolder
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        ({"diffusion_learning_rate": 1e-4}, "learning rate is .0.001., this run's is .0.0001."),
+        ({"diffusion_loss": "l1"}, "loss is .'mse', None., this run's is .'l1', None."),
+        ({"ema_decay": 0.5}, "averaging is 0.9999, this run's is 0.5"),
+        ({"beta_end": 0.0195}, "schedule"),
+        ({"diffusion_warm_up": 5}, "warm-up is 50, this run's is 5"),
+        ({"latent_orientations": 3}, "latent orientations is 2, this run's is 3"),
+    ],
+)
+def test_changed_settings_of_the_diffusion_stage_refuse_to_resume(pretrained, workflow, tmp_path, change, named):
+    folder = tmp_path / "changed"
+    shutil.copytree(pretrained, folder)
+    with pytest.raises(RuntimeError) as caught:
+        workflow(output_dir=str(folder), diffusion_steps=8, **change).run()
+    assert re.search(named, str(root_cause(caught.value))), root_cause(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        ({}, "cool-down and steps is .2, 4., this run's is .2, 8."),
+        ({"seed": 1}, "seed|data"),
+        ({"autoencoder_channels": [16, 32]}, "architecture"),
+        ({"autoencoder_learning_rate": 1e-4}, "learning rate is .0.001., this run's is .0.0001."),
+        ({"autoencoder_batch_size": 5}, "batch size is 4, this run's is 5"),
+        ({"adversarial_weight": 0.1}, "loss"),
+        ({"stain_augmentation": 0.5}, "stain augmentation is 0.0, this run's is 0.5"),
+        ({"precision": "bf16"}, "precision is float32, this run's is bfloat16"),
+        ({"generated_per_class": 3}, "generated with|data"),
+    ],
+)
+def test_changed_settings_refuse_to_resume(pretrained, workflow, tmp_path, change, named):
+    folder = tmp_path / "changed"
+    shutil.copytree(pretrained, folder)
+    kept = (folder / "autoencoder_checkpoint.pt").read_bytes()
+    with pytest.raises(RuntimeError) as caught:
+        workflow(output_dir=str(folder), autoencoder_steps=8, **change).run()
+    assert re.search(named, str(root_cause(caught.value)))
+    assert (folder / "autoencoder_checkpoint.pt").read_bytes() == kept
+
+
+def test_second_run_into_the_same_folder_is_refused(workflow, tmp_path):
+    code = (
+        f"import sys, time; sys.path.insert(0, {str(ROOT)!r})\n"
+        f"from bundle.runs.folder import RunFolder; held = RunFolder({str(tmp_path)!r}); held.open()\n"
+        "print('held', flush=True)\n"
+        "time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    try:
+        with pytest.raises(RuntimeError) as caught:
+            workflow(output_dir=str(tmp_path)).run()
+        assert "another run is writing to" in str(root_cause(caught.value)) and str(tmp_path) in str(
+            root_cause(caught.value)
+        )
+    finally:
+        holder.kill()
+        holder.wait()
+    folder = RunFolder(tmp_path)
+    folder.open()  # a killed process holds nothing
+    folder.close()
+
+
+def test_broken_losses_stop_before_the_checkpoint(workflow, tmp_path):
+    made = workflow(output_dir=str(tmp_path))
+    trainer = made.parser.get_parsed_content("train#trainer")
+    backward = trainer.loss.backward
+
+    def broken(*arguments):
+        terms = backward(*arguments)
+        return {**terms, "l1": terms["l1"] * float("nan")} if trainer.state.iteration == 4 else terms
+
+    trainer.loss.backward = broken
+    with pytest.raises(FloatingPointError, match="autoencoder: not finite at step 4.*l1.*--precision fp32"):
+        trainer.run()
+    assert torch.load(tmp_path / "autoencoder_checkpoint.pt", weights_only=True)["step"] == 2
+    assert not (tmp_path / "autoencoder.pt").exists()
+
+
+def test_broken_weights_stop_before_the_checkpoint(workflow, tmp_path):
+    """A finite loss may have a gradient that isn't."""
+    made = workflow(output_dir=str(tmp_path))
+    trainer = made.parser.get_parsed_content("train#trainer")
+    step = trainer.autoencoder_optimizer.step
+
+    def broken():
+        step()
+        if trainer.state.iteration == 4:
+            with torch.no_grad():
+                next(trainer.autoencoder.parameters()).fill_(float("inf"))
+
+    trainer.autoencoder_optimizer.step = broken
+    with pytest.raises(FloatingPointError, match="not finite at step 4: weights of the autoencoder"):
+        trainer.run()
+    assert torch.load(tmp_path / "autoencoder_checkpoint.pt", weights_only=True)["step"] == 2
+
+
+def test_full_disk_while_saving_keeps_the_last_checkpoint(workflow, tmp_path, monkeypatch):
+    made = workflow(output_dir=str(tmp_path))
+    trainer = made.parser.get_parsed_content("train#trainer")
+    save = torch.save
+
+    def full(content, path):
+        save(content, path)
+        if "checkpoint" in Path(path).name and content["step"] == 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="disk is full.*autoencoder_checkpoint.pt"):
+        trainer.run()
+    assert torch.load(tmp_path / "autoencoder_checkpoint.pt", weights_only=True)["step"] == 2
+    assert not [name for name in os.listdir(tmp_path) if ".tmp" in name]
+
+
+@pytest.mark.parametrize(
+    "prepare, named",
+    [
+        (lambda folder: folder / "nowhere", "nowhere"),
+        (lambda folder: folder, "images"),
+        (lambda folder: (folder / "notes.txt").write_text("x") and folder, "images"),
+        (lambda folder: few_images(folder, 3), "fewer than the batch of 4"),
+    ],
+    ids=["no folder", "empty folder", "no images", "fewer than a batch"],
+)
+def test_bad_data_is_named(workflow, tmp_path, prepare, named):
+    (tmp_path / "data").mkdir()
+    folder = prepare(tmp_path / "data")
+    made = workflow(dataset_dir=str(folder), perceptual_network="random", output_dir=str(tmp_path / "out"))
+    with pytest.raises(RuntimeError) as caught:
+        made.run()
+    assert named in str(root_cause(caught.value))
+
+
+def test_missing_perceptual_weights_stop_before_anything_is_read(workflow, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "no_cache"))
+    few_images(tmp_path, 8)
+    made = workflow(dataset_dir=str(tmp_path), output_dir=str(tmp_path / "out"))
+    assert made.check_properties() == []
+    with pytest.raises(RuntimeError) as caught:
+        made.run()
+    assert "--perceptual_weights" in str(root_cause(caught.value))
+    assert not (tmp_path / "out" / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    "settings", [{"validation_slides": []}, {"validation_slides": ["slide_00", "slide_01", "slide_02"]}]
+)
+def test_holding_out_nothing_or_everything_is_refused(pretrained, workflow, settings):
+    with pytest.raises(ValueError, match="would be held out.*--validation_slides"):
+        workflow(output_dir=str(pretrained), **settings).parser.get_parsed_content("patches").prepare()
