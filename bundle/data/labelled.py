@@ -28,6 +28,8 @@ from bundle.data.split import (
     read_split,
 )
 from bundle.data.store import PatchStore, evaluated
+from bundle.runs.context import RunContext
+from bundle.runs.workflow import settings_by_name
 
 logger = logging.getLogger(__name__)
 
@@ -324,6 +326,15 @@ class LabelledPatches:
             [row for file, row in unused.items() if file not in chosen],
             [row for file, row in unused.items() if file in chosen],
         )
+
+
+def labelled_patches(context: RunContext, **settings: Any) -> LabelledPatches:
+    """The labelled patches of the running config; its top-level settings are taken by name, others are given.
+
+    Cache and `split.csv` are the run's.
+    """
+    named = {"test_dir": None, **settings_by_name("bundle.data.labelled.labelled_patches"), **settings}
+    return LabelledPatches(cache_dir=context.cache_dir, split_path=context.folder / "split.csv", **named)
 
 
 class _Source:

@@ -52,6 +52,7 @@ class DownstreamTrainer(ImageClassifierTrainer):
     """
 
     stage = "classifier"
+    pictures = ("confusion.png", PREDICTIONS)
 
     def __init__(
         self,
@@ -83,9 +84,6 @@ class DownstreamTrainer(ImageClassifierTrainer):
         super().check()
         self.augmented.prepare()
 
-    def known(self) -> dict[str, Any]:
-        return {"num_classes": len(self.labelled.classes), "side": self.labelled.patch_size}
-
     def start_from_pretraining(self) -> None:
         self.trunk_fingerprint = None
         if self.trunk_weights is not None:
@@ -104,15 +102,10 @@ class DownstreamTrainer(ImageClassifierTrainer):
     def state_objects(self) -> dict[str, Any]:
         return {**super().state_objects(), "schedule": self.schedule}
 
-    def identity(self) -> dict[str, Any]:
+    def parents(self) -> dict[str, Any]:
         return {
-            **super().identity(),
+            **super().parents(),
             "synthetic images": self.augmented.fingerprint,
-            "mixing": [self.augmented.synthetic_share, self.augmented.real_repeats],
-            "stain normalisation": self.augmented.normalise_stain,
-            "schedule": self.make_schedule.keywords,
-            "label smoothing": self.label_smoothing,
-            "mixup and CutMix": [self.mixup_alpha, self.cutmix_alpha],
             "trunk weights": self.trunk_fingerprint,
         }
 

@@ -18,7 +18,7 @@ from bundle.data.labelled import LabelledPatches
 from bundle.data.loader import ItemDataset
 from bundle.downstream.augmented import AugmentedPatches
 from bundle.downstream.classifier import measure_held_out, require_no_other_predictions
-from bundle.runs.folder import RunFolder
+from bundle.runs.context import RunContext
 
 logger = logging.getLogger(__name__)
 
@@ -34,8 +34,7 @@ class ColourControl:
         labelled: the labelled patches.
         augmented: what it is trained on, each image once.
         preprocessing: item -> item with "image" uint8 RGB [3, S, S], as the classifier sees it before it is scaled.
-        folder: of the run.
-        seed: of the forest.
+        context: of the run; its seed is the forest's.
         trees: number of trees.
         maximum_unused: see `bundle.downstream.classifier.DownstreamTrainer`.
 
@@ -43,15 +42,15 @@ class ColourControl:
         ValueError: images that are to be mixed by probability.
     """
 
-    section = "colour_control"
+    stage = "colour_control"
+    pictures = ("predictions.csv",)
 
     def __init__(
         self,
         labelled: LabelledPatches,
         augmented: AugmentedPatches,
         preprocessing: Callable,
-        folder: RunFolder,
-        seed: int = 0,
+        context: RunContext,
         trees: int = 500,
         maximum_unused: int | None = None,
     ) -> None:
@@ -63,8 +62,8 @@ class ColourControl:
         self.labelled = labelled
         self.augmented = augmented
         self.preprocessing = preprocessing
-        self.folder = folder
-        self.seed = seed
+        self.folder = context.folder
+        self.seed = context.seed
         self.trees = trees
         self.maximum_unused = maximum_unused
 
@@ -80,7 +79,7 @@ class ColourControl:
         self.folder.save_config()
         forest = RandomForestClassifier(self.trees, random_state=self.seed)
         forest.fit(self.histograms(self.augmented), self.augmented.labels)
-        logger.info(f"{self.section}: {self.trees} trees on {len(self.augmented)} images")
+        logger.info(f"{self.stage}: {self.trees} trees on {len(self.augmented)} images")
 
         def probabilities(part: Any) -> np.ndarray:
             return forest.predict_proba(self.histograms(part, self.preprocessing))
@@ -89,7 +88,7 @@ class ColourControl:
         facts = {**self.augmented.describe(), "trees": self.trees, "bins": BINS}
         seconds = round(time.monotonic() - started, 1)
         self.folder.set_metrics("labelled", self.labelled.describe())
-        self.folder.set_metrics(self.section, {**facts, **measured, "seconds": seconds})
+        self.folder.set_metrics(self.stage, {**facts, **measured, "seconds": seconds})
 
     def histograms(self, source: Any, preprocessing: Callable | None = None) -> np.ndarray:
         """Histograms [N, 512] of all images of a source."""

@@ -23,8 +23,8 @@ from bundle.evaluation.fidelity import measure_fidelity
 from bundle.evaluation.nuclei import measure_nuclei
 from bundle.evaluation.sets import ImageSet
 from bundle.evaluation.stain import measure_stain
+from bundle.runs.context import RunContext
 from bundle.runs.files import write_json
-from bundle.runs.folder import RunFolder
 from bundle.runs.sums import content_hash
 
 logger = logging.getLogger(__name__)
@@ -44,30 +44,29 @@ class Evaluation:
     Args:
         comparison: the sets.
         extractors: of the features; those of the first are used for the copy report.
-        folder: where results are kept.
+        context: of the run; its seed is that of what is drawn.
         sections: which of `SECTIONS` are measured; None for all.
         draws, frechet_draws: of the bootstrap intervals, and of that of the overall Fréchet distance, whose draws take
             seconds each where features are many; 2 or more.
         microns_per_pixel: of the images as they are compared, for nuclei; None where unknown.
-        batch_size: images at once.
-        seed: of what is drawn.
         inferer: how an extractor is applied to a batch; None calls it.
 
     Raises:
         ValueError: an unknown section, or fewer than 2 draws.
     """
 
+    stage = "evaluation"
+    pictures = ("evaluation.json", "copies.png", "nearest.csv", "nuclei.png")
+
     def __init__(
         self,
         comparison: Comparison,
         extractors: Extractors,
-        folder: RunFolder,
+        context: RunContext,
         sections: Sequence[str] | str | None = None,
         draws: int = 500,
         frechet_draws: int = 8,
         microns_per_pixel: float | None = None,
-        batch_size: int = 64,
-        seed: int = 0,
         inferer: Inferer | None = None,
     ) -> None:
         chosen = [sections] if isinstance(sections, str) else SECTIONS if sections is None else list(sections)
@@ -79,13 +78,13 @@ class Evaluation:
                 raise ValueError(f"--{flag} is {number}; it must be 2 or more, as one draw shows no scatter")
         self.comparison = comparison
         self.extractors = extractors
-        self.folder = folder
+        self.context = context
+        self.folder = context.folder
         self.sections = [name for name in SECTIONS if name in chosen]
         self.draws = draws
         self.frechet_draws = frechet_draws
         self.microns_per_pixel = microns_per_pixel
-        self.batch_size = batch_size
-        self.seed = seed
+        self.seed = context.seed
         self.inferer = inferer
 
     def check(self) -> None:
@@ -107,7 +106,7 @@ class Evaluation:
         self.check()
         self.folder.save_config()
         started = time.monotonic()
-        self.cache = FeatureCache(self.folder / "features", self.batch_size, self.inferer)
+        self.cache = FeatureCache(self.folder / "features", self.context.inference_batch_size, self.inferer)
         equal = self.comparison.equal
         logger.info(f"compared, of each set: {', '.join(f'{count} {name}' for name, count in equal.compared.items())}")
         for note in self.comparison.notes:
@@ -232,7 +231,11 @@ class Evaluation:
         synthetic, reference, _ = self._sets()
         judge = self.extractors.judge
         about = [synthetic.fingerprint, reference.fingerprint, judge.fingerprints]
-        return self._kept("agreement", about, lambda: measure_agreement(judge, synthetic, reference, self.batch_size))
+        return self._kept(
+            "agreement",
+            about,
+            lambda: measure_agreement(judge, synthetic, reference, self.context.inference_batch_size),
+        )
 
     def _save_grids(self) -> None:
         """Pictures of each class: synthetic images, marked as such, and real ones of the reference."""

@@ -28,12 +28,13 @@ OWN_NETWORKS = {name: getattr(room, name) for room in (classifiers, feature_clas
 ARTEFACT_HEAD = {"format", "kind", "definition", "weights", "fingerprint"}  # what save_artefact writes by itself
 
 
-def build(definition: functools.partial, seed: int = 0) -> torch.nn.Module:
+def build(definition: functools.partial, seed: int = 0, device: torch.device | str = "cpu") -> torch.nn.Module:
     """Builds a network from a config item with `"_mode_": "callable"` and remembers how, for the artefact.
 
     Args:
         definition: a network class with all its arguments bound.
         seed: seed of its initial weights; torch's own random state is left as it was.
+        device: where it goes once they are drawn.
 
     Returns:
         the network; its `definition` attribute is `{"_target_": class name, **arguments}`.
@@ -41,7 +42,7 @@ def build(definition: functools.partial, seed: int = 0) -> torch.nn.Module:
     described = {"_target_": definition.func.__name__, **definition.keywords}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mix_seed(seed))
-        return build_from_definition(described, (definition.func,))
+        return build_from_definition(described, (definition.func,)).to(device)
 
 
 def build_alike(network: torch.nn.Module) -> torch.nn.Module:

@@ -8,7 +8,7 @@ from ignite.engine import Engine, Events
 from tqdm import tqdm
 
 from bundle.runs.processes import rank_and_world_size
-from bundle.runs.tracking import Tracking, losses
+from bundle.runs.tracking import losses
 
 
 class Progress:
@@ -56,8 +56,3 @@ class ImageProgress(Progress):
 
     def step(self, engine: Engine) -> None:
         self.bar.update(len(engine.state.batch["seed"]))
-
-
-def stage_handlers(stage: str, output_dir: str, mlflow_tracking_uri: str | None = None) -> list[Any]:
-    """Progress bar and tracking of one of several stages that are made in Python; a config lists the two itself."""
-    return [Progress(), Tracking(stage, output_dir, mlflow_tracking_uri)]

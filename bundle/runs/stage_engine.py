@@ -7,8 +7,9 @@ from typing import Any
 
 from ignite.engine import Engine
 
+from bundle.runs.context import RunContext
 from bundle.runs.folder import RunFolder
-from bundle.runs.tracking import StageEvents, new_figures
+from bundle.runs.tracking import StageEvents, Tracking, new_figures
 
 
 class StageEngine(Engine):
@@ -17,16 +18,26 @@ class StageEngine(Engine):
     `state.metrics` are the figures that the work has written into `metrics.json`, once it has ended.
 
     Args:
-        work: has `folder`, `check()` and `run()`.
-        val_handlers: Ignite handlers, under the name that MONAI's evaluators give them.
+        work: has `stage`, `pictures`, `folder`, `check()` and `run()`.
+        context: what the stages of the run share.
+        val_handlers: further Ignite handlers, under the name that MONAI's evaluators give them.
     """
 
-    def __init__(self, work: Any, val_handlers: Sequence[Any] | None = None) -> None:
+    def __init__(self, work: Any, context: RunContext, val_handlers: Sequence[Any] | None = None) -> None:
         super().__init__(self._work)
         self.work = work
         self.register_events(*StageEvents)
-        for handler in val_handlers or ():
+        tracking = Tracking(work.stage, context.folder.path, context.mlflow_tracking_uri)
+        for handler in (*(val_handlers or ()), tracking):
             handler.attach(self)
+
+    @property
+    def stage(self) -> str:
+        return self.work.stage
+
+    @property
+    def pictures(self) -> Sequence[str]:
+        return self.work.pictures
 
     @property
     def folder(self) -> RunFolder:

@@ -1,17 +1,18 @@
 """What MONAI's config runner leaves to the bundle: refusing unknown settings, and keeping the executed config.
 
 MONAI accepts any `--flag value` and ignores those nobody reads; and it hands its configs no way to see themselves. The
-config calls :func:`check_settings` from `initialize`, and the functions here find the running parser in the call
-stack that leads to them, which is the only place MONAI keeps it.
+config calls :func:`begin` from `initialize`, and the functions here find the running parser in the call stack that
+leads to them, which is the only place MONAI keeps it.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
+import logging
 import re
 import sys
-from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import monai
@@ -19,11 +20,32 @@ import torch
 from monai.bundle import ConfigParser
 from monai.utils import version_geq
 
+logger = logging.getLogger(__name__)
+
 # As in requirements.txt. torch before 2.10 could be made to run code by a weights file (CVE-2026-24747).
 OLDEST = {"monai": "1.6.1", "torch": "2.10"}
 
-# Ids that MONAI reads by name or adds by itself, so that no `@id` needs to point at them.
-READ_BY_MONAI = {"imports", "initialize", "run", "finalize", "_meta_", "save_execute_config"}
+# Ids that MONAI or a reader takes by name, so that no `@id` needs to point at them.
+READ_BY_NAME = {
+    "description", "imports", "bundle_root", "initialize", "run", "training", "inference", "finalize", "_meta_",
+    "save_execute_config", "train", "validate", "network_def",
+}  # fmt: skip
+# Functions that take settings of the running config by their names, and those names.
+READ_BY_FUNCTION = {
+    "bundle.runs.context.run_context": {
+        "output_dir", "cache_dir", "device", "seed", "precision", "checkpoint_interval", "inference_batch_size",
+        "num_workers", "mlflow_tracking_uri",
+    },
+    "bundle.data.labelled.labelled_patches": {
+        "dataset_dir", "test_dir", "patch_size", "normalise_stain", "split_file", "label_fraction", "labels_per_class",
+        "judge_share", "validation_share", "class_names", "generated_per_class", "generated_slide",
+        "maximum_rejected_share", "cache_gigabytes",
+    },
+}  # fmt: skip
+# Numbers of something: what ends so is an integer of at least 1.
+COUNT = re.compile(
+    r"(^|_)(steps|batch_size|interval|patch_size|num_images|passes|candidates|maximum_training|seeds|threads|trees|draws|runs)$"
+)
 REFERENCE = re.compile(r"@(?:::|#)*(\w+)(?:(?:::|#)(\w+))?")
 
 
@@ -45,21 +67,17 @@ def references(content: Any) -> set[str]:
     return {f"{section}::{item}" if item else section for section, item in found}
 
 
-def check_settings(bundle_root: str, unreferenced: Iterable[str] = ()) -> None:
-    """Refuses a config with a setting that nothing reads, such as a misspelt flag of the command line.
-
-    Looks at top-level ids and at the items of plain sections such as `train`; below that MONAI itself complains.
-
-    Also fixes `bundle_root` in the config, since its default looks at the call stack.
+def begin(bundle_root: str, config: str, demo: str | None = None) -> None:
+    """What each config does first: refuses settings that can't be meant, and lays the demo over built-in patches.
 
     Args:
         bundle_root: the folder of the bundle.
-        unreferenced: ids that nothing needs to refer to: what a user may run, what an overlay may make idle.
+        config: file name of the config in `configs/`.
+        demo: file name of the overlay there that applies where no `dataset_dir` is given.
 
     Raises:
         RuntimeError: MONAI or torch is too old.
-        ValueError: names each such setting and the one it may be meant for; or a setting that is the text "true" or
-            "false", as the command line makes of these, where Python's True or False is meant.
+        ValueError: see :func:`check_settings`.
     """
     explain_errors_of_the_command_line()
     check_versions()
@@ -67,12 +85,45 @@ def check_settings(bundle_root: str, unreferenced: Iterable[str] = ()) -> None:
     if parser is None:
         return
     follow_tracking(parser)
+    if demo is not None and parser["dataset_dir"] is None:
+        lay_over(
+            parser, *(ConfigParser.load_config_file(Path(bundle_root, "configs", name)) for name in (config, demo))
+        )
+    check_settings(parser)
+
+
+def lay_over(parser: ConfigParser, defaults: dict[str, Any], overlay: dict[str, Any]) -> None:
+    """Takes from an overlay the settings that are still as the config has them; those that a user gave stay.
+
+    One given on the command line stays also where it is the default. From Python, give the overlay as a config file and
+    the setting is seen to be yours.
+    """
+    base = ConfigParser(defaults)
+    given = {argument.lstrip("-").split("=")[0] for argument in sys.argv[1:] if argument.startswith("--")}
+    taken = {name: value for name, value in overlay.items() if parser[name] == base[name] and name not in given}
+    parser.update(taken)
+    shown = ", ".join(f"{name} {value}" for name, value in taken.items())
+    logger.info(f"built-in patches, so the settings of a short demo: {shown or 'none, all were given'}")
+
+
+def check_settings(parser: ConfigParser) -> None:
+    """Refuses a config with a setting that nothing reads, such as a misspelt flag of the command line.
+
+    Looks at top-level ids and at the items of plain sections such as `train`; below that MONAI itself complains.
+
+    Raises:
+        ValueError: names each such setting and the one it may be meant for; or a setting that is the text "true" or
+            "false", as the command line makes of these, where Python's True or False is meant; or a number of something
+            that is not an integer of at least 1.
+    """
     config = parser.get()
-    parser["bundle_root"] = bundle_root
     for name, content in config.items():
         if isinstance(content, str) and content.lower() in ("true", "false"):  # any text would count as true
             raise ValueError(f"--{name} is the text {content!r}: write {content.capitalize()}")
-    read = READ_BY_MONAI | set(unreferenced)
+    read = READ_BY_NAME | {name for name, content in config.items() if is_component(content)}
+    text = json.dumps(config, default=str)
+    for function, settings in READ_BY_FUNCTION.items():
+        read |= settings if function in text else set()
     for name, content in config.items():
         read |= references(content) - {name}
     # Who reads an item reads its section, and a section is a dictionary whose items are read one by one.
@@ -81,18 +132,26 @@ def check_settings(bundle_root: str, unreferenced: Iterable[str] = ()) -> None:
     names = list(config)
     for section in sections & config.keys():
         if isinstance(config[section], dict) and "_target_" not in config[section]:
-            names += [f"{section}::{item}" for item in config[section]]
+            names += [f"{section}::{item}" for item, content in config[section].items() if not is_component(content)]
     unread = [name for name in names if name not in known]
-    if not unread:
-        return
-    hints = []
-    for name in unread:
-        close = difflib.get_close_matches(name, [key for key in names if key in known], n=1)
-        hints.append(f"--{name}" + (f" (did you mean --{close[0]}?)" if close else ""))
-    settings = sorted(name for name, content in config.items() if name in known and is_setting(content))
-    raise ValueError(
-        f"nothing reads the setting {', '.join(hints)}. The settings of this config are: {', '.join(settings)}"
-    )
+    if unread:
+        hints = []
+        for name in unread:
+            close = difflib.get_close_matches(name, [key for key in names if key in known], n=1)
+            hints.append(f"--{name}" + (f" (did you mean --{close[0]}?)" if close else ""))
+        settings = sorted(name for name, content in config.items() if name in known and is_setting(content))
+        raise ValueError(
+            f"nothing reads the setting {', '.join(hints)}. The settings of this config are: {', '.join(settings)}"
+        )
+    counts = {name: parser.get_parsed_content(name) for name in config if COUNT.search(name) and name not in sections}
+    check_counts(**{name: number for name, number in counts.items() if number is not None})
+
+
+def is_component(content: Any) -> bool:
+    """Whether something is built of this part of a config, which no `@id` then needs to point at."""
+    if isinstance(content, dict):
+        return "_target_" in content or any(map(is_component, content.values()))
+    return isinstance(content, list) and any(map(is_component, content))
 
 
 def check_versions() -> None:
@@ -133,17 +192,17 @@ def check_sizes(
     diffusion_channels: list[int],
     timesteps: int,
     num_inference_steps: int,
-    **counts: int,
 ) -> None:
     """Refuses sizes that would fail only after an hour, when the second network first meets a latent.
 
     Raises:
         ValueError: names the value and what it must be.
     """
-    check_counts(num_inference_steps=num_inference_steps, **counts)
+    check_counts(num_inference_steps=num_inference_steps)
     if num_inference_steps > timesteps:
         raise ValueError(
-            f"--num_inference_steps is {num_inference_steps}; it must be at most the {timesteps} --timesteps"
+            f"--num_inference_steps is {num_inference_steps}; it must be at most the {timesteps} "
+            "--noise_schedule#timesteps"
         )
     # Each level but the first halves the side, in the autoencoder and again in the diffusion model.
     factor = 2 ** (len(autoencoder_channels) - 1)
@@ -178,6 +237,12 @@ def choose(setting: str, value: str, options: dict[str, Any]) -> Any:
     return options[value]
 
 
+def command(config: str, run_id: str = "", **settings: Any) -> str:
+    """The command line that runs a config with settings; those that are None are left out."""
+    flags = [f"--{name} {value}" for name, value in settings.items() if value is not None]
+    return " ".join(["python -m monai.bundle run", *filter(None, [run_id]), f"--config_file configs/{config}", *flags])
+
+
 def is_setting(content: Any) -> bool:
     """Whether a config item is a plain value or expression rather than a section or a component."""
     return not isinstance(content, (dict, list)) or (isinstance(content, list) and all(is_number(c) for c in content))
@@ -185,6 +250,14 @@ def is_setting(content: Any) -> bool:
 
 def is_number(content: Any) -> bool:
     return isinstance(content, (int, float))
+
+
+def settings_by_name(function: str) -> dict[str, Any]:
+    """The evaluated top-level settings of the running config that a function of `READ_BY_FUNCTION` takes by name."""
+    parser = running_parser()
+    if parser is None:
+        return {}
+    return {name: parser.get_parsed_content(name) for name in READ_BY_FUNCTION[function] if name in parser.get()}
 
 
 def executed_config() -> dict[str, Any] | None:

@@ -44,6 +44,8 @@ class PoolSelection:
         maximum_candidates: and to at most so many images of a class.
     """
 
+    stage = "selection"
+    pictures = ("selection.csv", "selection.json", "selection.png")
     rounds_file = "extension.json"
 
     def __init__(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,13 @@ from sklearn.model_selection import StratifiedKFold
 
 from bundle.data.labelled import LabelledPatches
 from bundle.data.labelled_part import LabelledPart
-from bundle.data.loader import ItemDataset, StepDataLoader, read_images
+from bundle.data.loader import ItemDataset, read_images
 from bundle.data.split import SplitRow
 from bundle.data.transforms import scale_patch
 from bundle.data.views import look_at, require_view
 from bundle.metrics.classification import summarise
 from bundle.models.artefacts import read_artefact, require_same
+from bundle.runs.context import RunContext
 from bundle.runs.randomness import mix_seed
 from bundle.runs.sums import file_sha256
 from bundle.selection.scorer import dropout_masks, expected_softmax, full_batches
@@ -83,7 +83,6 @@ class ScorerTrainer(ClassifierTrainer):
         trunk_weights: a file the trunk starts from, or None for random weights.
         view: one of `bundle.data.views.VIEWS`, in which the training loader hands out its pictures. A scorer in grey or
             of normalised stain can't choose by colours.
-        batch_size: images at once where nothing is trained.
         **classifier: further arguments of ClassifierTrainer.
     """
 
@@ -97,16 +96,15 @@ class ScorerTrainer(ClassifierTrainer):
         passes: int = 10,
         trunk_weights: str | Path | None = None,
         view: str = "colour",
-        batch_size: int = 64,
         **classifier: Any,
     ) -> None:
         self.stage = stage
+        self.section = "scorer"
         self.view = require_view(view)
         self.training = training
         self.held_out = held_out
         self.passes = passes
         self.trunk_weights = None if trunk_weights is None else Path(trunk_weights).expanduser()
-        self.batch_size = batch_size
         # A validation interval of all steps gives "the best of one": the last.
         super().__init__(labelled=labelled, steps=steps, validation_interval=steps, **classifier)
 
@@ -122,17 +120,13 @@ class ScorerTrainer(ClassifierTrainer):
     def state_objects(self) -> dict[str, Any]:
         return {**super().state_objects(), "scheduler": self.scheduler}
 
-    def identity(self) -> dict[str, Any]:
-        identity = super().identity()
-        del identity["validation"]  # there is one, at the end
+    def parents(self) -> dict[str, Any]:
         return {
-            **identity,
+            **super().parents(),
             "number of steps": self.steps,  # the learning rate falls towards the last
             "training images": self.training.prepare().fingerprint,
             "held-out images": self.held_out.prepare().fingerprint,
             "trunk weights": None if self.trunk_weights is None else file_hash(self.trunk_weights),
-            "number of passes": self.passes,
-            "view": self.view,
         }
 
     def _iteration(self, engine: Any, batchdata: dict[str, torch.Tensor]) -> dict[str, float]:
@@ -144,7 +138,9 @@ class ScorerTrainer(ClassifierTrainer):
     def probabilities(self, network: torch.nn.Module) -> torch.Tensor:
         """Expected softmax of the held-out images, float64 [N, K], on the CPU."""
         expected = []
-        for batch, count in full_batches(look_at(read_images(self.held_out), self.view), self.batch_size):
+        for batch, count in full_batches(
+            look_at(read_images(self.held_out), self.view), self.context.inference_batch_size
+        ):
             features = network.features(scale_patch(batch.to(self.state.device)))
             expected.append(expected_softmax(network, features, self.masks)[:count])
         return torch.cat(expected).cpu()
@@ -171,9 +167,7 @@ class FinalScorerTrainer(ScorerTrainer):
     Args:
         labelled: the labelled patches.
         folds: how many scorers are trained besides, each without a fold of the labelled images.
-        train_data_loader: a StepDataLoader of the part "train". Those of the folds have its transform and batch size.
-        train_handlers: of this stage alone.
-        fold_handlers: stage name -> handlers of a fold.
+        dataset: of the part "train". Those of the folds have its transform.
         **scorer: further arguments of ScorerTrainer, which the folds share.
 
     Attributes:
@@ -187,37 +181,32 @@ class FinalScorerTrainer(ScorerTrainer):
         self,
         labelled: LabelledPatches,
         folds: int,
-        train_data_loader: StepDataLoader,
+        dataset: ItemDataset,
         steps: int,
-        seed: int,
-        train_handlers: Sequence[Any] = (),
-        fold_handlers: Callable[[str], list] = lambda stage: [],
+        context: RunContext,
         **scorer: Any,
     ) -> None:
         if not isinstance(folds, int) or folds < 2:
             raise ValueError(f"--folds is {folds!r}; it must be an integer of at least 2")
-        shared = {**scorer, "labelled": labelled, "steps": steps, "seed": seed}
+        shared = {**scorer, "labelled": labelled, "steps": steps, "context": context}
+        seed = context.seed
         super().__init__(
             stage="scorer",
             training=labelled.part("train"),
             held_out=labelled.part("validation"),
-            train_data_loader=train_data_loader,
-            train_handlers=train_handlers,
+            dataset=dataset,
             **shared,
         )
-        transform, loading = train_data_loader.dataset.transform, train_data_loader.num_workers
         self.folds = []
         for fold in range(folds):
             stage = f"scorer_fold_{fold + 1}"
             training, held_out = (LabelledFold(labelled, fold, folds, seed, inside) for inside in (False, True))
-            dataset = ItemDataset(training, transform)
             self.folds.append(
                 ScorerTrainer(
                     stage=stage,
                     training=training,
                     held_out=held_out,
-                    train_data_loader=StepDataLoader(dataset, train_data_loader.items_per_batch, steps, seed, loading),
-                    train_handlers=fold_handlers(stage),
+                    dataset=ItemDataset(training, dataset.transform),
                     **shared,
                 )
             )
@@ -226,9 +215,6 @@ class FinalScorerTrainer(ScorerTrainer):
     def stages(self) -> list[ScorerTrainer]:
         """All of them in the order in which they run."""
         return [*self.folds, self]
-
-    def identity(self) -> dict[str, Any]:
-        return {**super().identity(), "folds": len(self.folds)}
 
     def measure(self, network: torch.nn.Module) -> dict[str, Any]:
         """Accuracy on the validation part, and of the scorers of the folds on what each of them did not see."""

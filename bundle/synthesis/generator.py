@@ -26,7 +26,7 @@ class PatchGenerator(AdaptedModels):
 
     Args:
         adapted_dir, device, decoder, compile: see :class:`AdaptedModels`.
-        steps: network evaluations of one image.
+        num_inference_steps: network evaluations of one image.
         name: class that every image is guided to, by the classifier; None for no guidance.
         inferer: how it is guided: scale, interval, limit and temperature. None for a `GuidedLatentInferer`'s defaults.
 
@@ -40,13 +40,13 @@ class PatchGenerator(AdaptedModels):
         device: torch.device | str = "cpu",
         decoder: str = "adapted",
         compile: bool = False,
-        steps: int = 10,
+        num_inference_steps: int = 10,
         name: str | None = None,
         inferer: GuidedLatentInferer | None = None,
     ) -> None:
         super().__init__(adapted_dir, device, decoder, compile)
-        check_counts(generator_steps=steps)
-        self.steps = steps
+        check_counts(num_inference_steps=num_inference_steps)
+        self.num_inference_steps = num_inference_steps
         self.name = name
         self.inferer = inferer or GuidedLatentInferer()
 
@@ -73,7 +73,7 @@ class PatchGenerator(AdaptedModels):
             self.schedule,
             self.latent,
             image,
-            steps=self.steps,
+            steps=self.num_inference_steps,
             sampler=SAMPLER,
             spacing=SPACING,
             guidance=None if self.name is None else self._guidance(len(image)),

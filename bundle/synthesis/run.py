@@ -11,21 +11,31 @@ from typing import Any
 import numpy as np
 import torch
 from monai.engines import SupervisedEvaluator
+from monai.inferers import Inferer
 
 from bundle.data.pictures import save_labelled_grid, to_uint8
 from bundle.diffusion.samplers import timestep_pairs
 from bundle.models.adapted import AdaptedModels
 from bundle.runs.chain import is_inert
+from bundle.runs.context import RunContext
 from bundle.runs.folder import RunFolder
 from bundle.runs.processes import rank_and_world_size
-from bundle.runs.tracking import StageEvents, new_figures
+from bundle.runs.progress import ImageProgress
+from bundle.runs.tracking import StageEvents, Tracking, new_figures
 from bundle.runs.workflow import executed_config, is_setting
+from bundle.synthesis.handlers import PoolWriter
 from bundle.synthesis.inferers import GuidedLatentInferer
 from bundle.synthesis.pool import Pool
+from bundle.synthesis.requests import RequestLoader, SynthesisRequests, prepare_requests
 
 logger = logging.getLogger(__name__)
 
 SHOWN_IMAGES = 8  # of each class in samples.png
+# Settings that an extension of the pool chooses anew; those that are no plain values are left out by themselves.
+OF_THE_RUN = {
+    "description", "bundle_root", "output_dir", "dataset_dir", "classes", "num_images", "pictures", "picture_scales",
+    "generator_class", "mlflow_tracking_uri", "training", "inference",
+}  # fmt: skip
 SHOWN_STEPS = 10  # of each path from noise to image
 
 
@@ -86,6 +96,30 @@ class GuidancePictures:
         with torch.no_grad():
             decoded = np.stack([to_uint8(models.decode(frames[step])) for step in shown], axis=1)
         return decoded.reshape(-1, *decoded.shape[2:])
+
+
+def pool_evaluator(
+    network: torch.nn.Module, inferer: Inferer, requests: SynthesisRequests, pool: Pool, context: RunContext
+) -> SupervisedEvaluator:
+    """MONAI's evaluator of requests that writes into a pool what it lacks.
+
+    Args:
+        network: AdaptedModels, or the generator of a baseline.
+        inferer: (seeds, network, labels) -> images.
+        requests: what is to be made.
+        pool: where to.
+        context: of the run; its batch size is that of the requests.
+    """
+    tracking = Tracking("synthesis", context.folder.path, context.mlflow_tracking_uri)
+    return SupervisedEvaluator(
+        device=context.device,
+        val_data_loader=RequestLoader(requests, context.inference_batch_size, pool.has, context.shared),
+        network=network,
+        inferer=inferer,
+        prepare_batch=prepare_requests,
+        val_handlers=[PoolWriter(pool), ImageProgress(), tracking],
+        decollate=False,
+    )
 
 
 def run_synthesis(
@@ -151,7 +185,7 @@ def run_synthesis(
         folder.close()
 
 
-def extension_record(config: str, paths: Sequence[str] = (), left_out: Sequence[str] = ()) -> dict[str, Any] | None:
+def extension_record(config: str, paths: Sequence[str] = ()) -> dict[str, Any] | None:
     """How the running config makes more images for its pool; None outside a config.
 
     See `extend` of `bundle.synthesis.pool.Pool`.
@@ -159,7 +193,6 @@ def extension_record(config: str, paths: Sequence[str] = (), left_out: Sequence[
     Args:
         config: the file of the running config, in `configs/`.
         paths: settings that are paths, which are kept absolute.
-        left_out: settings that are of this run alone; others that are no plain values are left out by themselves.
     """
     executed = executed_config()
     if executed is None:
@@ -167,7 +200,7 @@ def extension_record(config: str, paths: Sequence[str] = (), left_out: Sequence[
     settings = {
         name: value
         for name, value in executed.items()
-        if is_setting(value) and is_inert(value) and name not in left_out
+        if is_setting(value) and is_inert(value) and name not in OF_THE_RUN
     }
     settings |= {name: os.path.abspath(os.path.expanduser(settings[name])) for name in paths if name in settings}
     return {"config": config, "settings": settings}

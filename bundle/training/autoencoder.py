@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from bundle.data.hashes import HASHES_FILE, write_hashes
 from bundle.data.pictures import save_grid
 from bundle.models.artefacts import save_artefact
 from bundle.training.losses import AutoencoderLoss, hinge_discriminator_loss, patch_logits
+from bundle.training.schedules import warm_up_and_cool_down
 from bundle.training.stage import StageTrainer, to_numbers
 
 logger = logging.getLogger(__name__)
@@ -27,8 +29,8 @@ class AutoencoderTrainer(StageTrainer):
         autoencoder: built by `bundle.models.artefacts.build`.
         discriminator: likewise; its last output is raw logits.
         loss: Eq. 4.
-        autoencoder_optimizer, discriminator_optimizer: over the respective weights.
-        scheduler: learning rate of the autoencoder's optimiser, one step a training step.
+        optimizer: the class of both optimisers with its settings bound.
+        cool_down: steps over which the autoencoder's learning rate falls to 0 at the end.
         evaluator: measures held-out reconstructions at the end; its metrics go to `metrics.json`.
         patches: the training patches (`bundle.data.patches.TrainingPatches`).
         **stage: arguments of StageTrainer.
@@ -41,20 +43,20 @@ class AutoencoderTrainer(StageTrainer):
         autoencoder: torch.nn.Module,
         discriminator: torch.nn.Module,
         loss: AutoencoderLoss,
-        autoencoder_optimizer: torch.optim.Optimizer,
-        discriminator_optimizer: torch.optim.Optimizer,
-        scheduler: Any,
+        optimizer: Callable[..., torch.optim.Optimizer],
         evaluator: Any,
         patches: Any,
+        cool_down: int = 0,
         **stage: Any,
     ) -> None:
         super().__init__(**stage)
         self.autoencoder = autoencoder
         self.discriminator = discriminator
         self.loss = loss
-        self.autoencoder_optimizer = autoencoder_optimizer
-        self.discriminator_optimizer = discriminator_optimizer
-        self.scheduler = scheduler
+        self.autoencoder_optimizer = optimizer(params=autoencoder.parameters())
+        self.discriminator_optimizer = optimizer(params=discriminator.parameters())
+        self.cool_down = cool_down
+        self.scheduler = warm_up_and_cool_down(self.autoencoder_optimizer, cool_down=cool_down, steps=self.steps)
         self.evaluator = evaluator
         self.patches = patches
 
@@ -67,13 +69,11 @@ class AutoencoderTrainer(StageTrainer):
             "scheduler": self.scheduler,
         }
 
-    def identity(self) -> dict[str, Any]:
+    def parents(self) -> dict[str, Any]:
         return {
-            "architecture": self.autoencoder.definition,
-            "discriminator": self.discriminator.definition,
             "data": self.patches.fingerprint,
-            "learning rate": self.scheduler.base_lrs,
-            "loss": self.loss.describe(),
+            "perceptual network": self.loss.perceptual.describe(),
+            "number of steps": self.steps if self.cool_down else None,  # the learning rate falls towards the last
         }
 
     def prepare(self) -> None:

@@ -23,7 +23,7 @@ from bundle.models.artefacts import build, build_alike, load_artefact, save_arte
 from bundle.models.ema import ExponentialMovingAverage
 from bundle.models.pretrained import PretrainedModels
 from bundle.training.best import BestWeights
-from bundle.training.stage import StageTrainer, describe_optimizer, to_numbers
+from bundle.training.stage import StageTrainer, to_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -101,15 +101,11 @@ class ClassifierTrainer(StageTrainer):
     def state_objects(self) -> dict[str, Any]:
         return {"classifier": self.network, "ema": self.ema, "optimizer": self.optimizer, "best": self.best}
 
-    def identity(self) -> dict[str, Any]:
+    def parents(self) -> dict[str, Any]:
         return {
             "classes": self.labelled.classes,
-            "architecture": self.network.definition,
             "labelled data": self.labelled.fingerprint,
             "autoencoder": None if self.pretrained is None else self.pretrained.fingerprint,
-            "optimiser": describe_optimizer(self.make_optimizer),
-            "averaging": self.ema_decay,
-            "validation": [self.validation_interval, self.best.patience],
         }
 
     def check(self) -> None:
@@ -190,30 +186,16 @@ class ClassifierTrainer(StageTrainer):
 
 
 class ImageClassifierTrainer(ClassifierTrainer):
-    """Trains phi_img of Eq. 5: the autoencoder's encoder with attention pooling, on labelled images.
+    """Trains a classifier of labelled images.
 
     Args:
         preprocessing: item -> item with "image" in [-1, 1], as the network sees it when nothing is drawn at random.
-        batch_size: images at once where nothing is trained.
         **classifier: arguments of ClassifierTrainer.
     """
 
-    stage = "image_classifier"
-
-    def __init__(self, preprocessing: Callable, batch_size: int = 32, **classifier: Any) -> None:
+    def __init__(self, preprocessing: Callable, **classifier: Any) -> None:
         super().__init__(**classifier)
         self.preprocessing = preprocessing
-        self.batch_size = batch_size
-
-    def known(self) -> dict[str, Any]:
-        return {
-            "num_classes": len(self.labelled.classes),
-            "side": self.pretrained.patch_size,
-            "autoencoder": dict(self.pretrained.autoencoder_facts["definition"]),
-        }
-
-    def start_from_pretraining(self) -> None:
-        self.network.load_trunk(self.pretrained.autoencoder(self.state.device).state_dict())
 
     def predict(self, network: torch.nn.Module, part: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits and labels of one part of the labelled patches."""
@@ -222,7 +204,7 @@ class ImageClassifierTrainer(ClassifierTrainer):
 
     def predict_source(self, network: torch.nn.Module, source: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits and labels of all items of a source."""
-        loader = PartLoader(ItemDataset(source, self.preprocessing), self.batch_size)
+        loader = PartLoader(ItemDataset(source, self.preprocessing), self.context.inference_batch_size)
         return predict(lambda batch: network(batch["image"].to(self.state.device)), loader)
 
     def validation_loss(self, network: torch.nn.Module) -> float:
@@ -232,6 +214,18 @@ class ImageClassifierTrainer(ClassifierTrainer):
         parts = [part for part in ("validation", "unused", "test") if len(self.labelled.part(part).prepare())]
         measured = {part: summarise(*self.predict(network, part), self.labelled.classes) for part in parts}
         return {"accuracy": measured["validation"]["accuracy"], **measured}
+
+
+class EncoderClassifierTrainer(ImageClassifierTrainer):
+    """Trains phi_img of Eq. 5: the autoencoder's encoder with attention pooling, on labelled images."""
+
+    stage = "image_classifier"
+
+    def known(self) -> dict[str, Any]:
+        return {**super().known(), "autoencoder": dict(self.pretrained.autoencoder_facts["definition"])}
+
+    def start_from_pretraining(self) -> None:
+        self.network.load_trunk(self.pretrained.autoencoder(self.state.device).state_dict())
 
 
 def load_classifier(

@@ -20,7 +20,7 @@ from bundle.training.judge import Judge
 from bundle.training.latents import LatentCache
 from bundle.training.losses import DecoderLoss
 from bundle.training.schedules import warm_up_and_cool_down
-from bundle.training.stage import StageTrainer, describe_optimizer, to_numbers
+from bundle.training.stage import StageTrainer, to_numbers
 
 TRAINED = ("decoder.", "post_quant_conv.")  # all that Eq. 5 changes of an AutoencoderKL
 MEASURED_IMAGES = 512
@@ -57,39 +57,35 @@ class DecoderTrainer(StageTrainer):
     Encoder, diffusion model and phi_img stay as they are; that is checked by their hashes before and after.
 
     Args:
-        optimizer, discriminator_optimizer: the optimisers' classes with their settings bound.
+        optimizer: the class of both optimisers with its settings bound.
         loss: Eq. 5.
         latents: posterior of the labelled training images, from the frozen encoder; filled once for all stages.
         labelled: the labelled patches.
         pretrained: the models of the pre-training.
         cool_down: steps over which the learning rate falls to 0 at the end; it settles the shade of white.
-        batch_size: images at once where nothing is trained.
         **stage: arguments of StageTrainer.
     """
 
     stage = "decoder"
+    pictures = ("reconstructions.png",)
 
     def __init__(
         self,
         optimizer: Callable[..., torch.optim.Optimizer],
-        discriminator_optimizer: Callable[..., torch.optim.Optimizer],
         loss: DecoderLoss,
         latents: LatentCache,
         labelled: LabelledPatches,
         pretrained: PretrainedModels,
         cool_down: int = 0,
-        batch_size: int = 32,
         **stage: Any,
     ) -> None:
         super().__init__(**stage)
         self.make_optimizer = optimizer
-        self.make_discriminator_optimizer = discriminator_optimizer
         self.loss = loss
         self.latents = latents
         self.labelled = labelled
         self.pretrained = pretrained
         self.cool_down = cool_down
-        self.batch_size = batch_size
 
     def check(self) -> None:
         self.loss.reconstruction.perceptual.load()
@@ -118,7 +114,7 @@ class DecoderTrainer(StageTrainer):
         self.discriminator = None
         if self.loss.reconstruction.adversarial_weight > 0:
             self.discriminator = self.pretrained.discriminator(device)
-            self.discriminator_optimizer = self.make_discriminator_optimizer(params=self.discriminator.parameters())
+            self.discriminator_optimizer = self.make_optimizer(params=self.discriminator.parameters())
             self.discriminator_scheduler = warm_up_and_cool_down(
                 self.discriminator_optimizer, cool_down=self.cool_down, steps=self.steps
             )
@@ -144,16 +140,15 @@ class DecoderTrainer(StageTrainer):
             }
         return objects
 
-    def identity(self) -> dict[str, Any]:
+    def parents(self) -> dict[str, Any]:
         return {
             "classes": self.labelled.classes,
             "labelled data": self.labelled.fingerprint,
             "autoencoder": self.pretrained.fingerprint,
             "image classifier": self.classifier_fingerprint,
-            "orientations": self.latents.orientations,
-            "cool-down and steps": [self.cool_down, self.steps] if self.cool_down else None,
-            "loss": self.loss.describe(),
-            "optimiser": describe_optimizer(self.make_optimizer),
+            "perceptual network": self.loss.reconstruction.perceptual.describe(),
+            # The learning rate falls towards the last step.
+            "number of steps": self.steps if self.cool_down else None,
         }
 
     def frozen_fingerprint(self) -> dict[str, str]:
@@ -230,8 +225,8 @@ class DecoderTrainer(StageTrainer):
         pictures = []
         for name, part in parts.items():
             images, labels = self.images(part)
-            versions = {"before": reconstruct(before, images, self.batch_size)}
-            versions["after"] = reconstruct(self.autoencoder, images, self.batch_size)
+            versions = {"before": reconstruct(before, images, self.context.inference_batch_size)}
+            versions["after"] = reconstruct(self.autoencoder, images, self.context.inference_batch_size)
             figures = {"images": len(images), "original": {"agreement": self.agreement(images, labels)}}
             for when, reconstruction in versions.items():
                 figures[when] = {
@@ -261,7 +256,10 @@ class DecoderTrainer(StageTrainer):
         psnr = PSNRMetric(max_val=1.0)(other, unit)
         ssim = SSIMMetric(spatial_dims=2, data_range=1.0)(other, unit)
         with torch.no_grad():
-            pairs = zip(images.split(self.batch_size), reconstructions.split(self.batch_size))
+            pairs = zip(
+                images.split(self.context.inference_batch_size),
+                reconstructions.split(self.context.inference_batch_size),
+            )
             distance = torch.cat([self.loss.reconstruction.perceptual(left, right) for left, right in pairs])
         return {
             "psnr": round(psnr.mean().item(), 3),

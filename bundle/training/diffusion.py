@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from bundle.models.artefacts import ARTEFACT_HEAD, build_alike, load_artefact, r
 from bundle.models.ema import ExponentialMovingAverage
 from bundle.runs.randomness import ImageNoise
 from bundle.training.latents import LatentCache
+from bundle.training.schedules import warm_up_and_cool_down
 from bundle.training.stage import StageTrainer
 
 LOSS_TYPES = {"mse": functional.mse_loss, "l1": functional.l1_loss}
@@ -29,45 +31,54 @@ class LatentDiffusionTrainer(StageTrainer):
 
     Args:
         latents: source of {"mean", "std"} items, with `patches` that have held-out ones.
+        optimizer: the optimiser's class with its settings bound.
+        warm_up: steps of rising learning rate.
         ema_decay: decay of the averaged weights that sampling uses.
         loss_type: "mse" (the paper's Eq. 3) or "l1" (what its code runs).
         min_snr_gamma: None, or gamma of min-SNR weighting.
         maximum_gradient_norm: None, or the norm gradients are clipped to.
         sample_seeds: seeds of the images in `samples.png`.
-        sample_steps, sample_eta: DDIM steps of those images and their eta.
-        batch_size: images at once where nothing is trained.
+        num_inference_steps, eta: DDIM steps of those images and their eta.
         **stage: arguments of StageTrainer.
     """
 
     stage = "diffusion"
+    pictures = ("samples.png",)
 
     def __init__(
         self,
         latents: Any,
+        optimizer: Callable[..., torch.optim.Optimizer],
+        warm_up: int = 0,
         ema_decay: float = 0.9999,
         loss_type: str = "mse",
         min_snr_gamma: float | None = None,
         maximum_gradient_norm: float | None = None,
         sample_seeds: list[int] | range = range(64),
-        sample_steps: int = 50,
-        sample_eta: float = 1.0,
-        batch_size: int = 32,
+        num_inference_steps: int = 50,
+        eta: float = 1.0,
         **stage: Any,
     ) -> None:
         super().__init__(**stage)
         if loss_type not in LOSS_TYPES:
             raise ValueError(f"diffusion_loss is {loss_type!r}; it must be one of {sorted(LOSS_TYPES)}")
         self.latents = latents
+        self.make_optimizer = optimizer
+        self.warm_up = warm_up
         self.ema_decay = ema_decay
         self.loss_type = loss_type
         self.min_snr_gamma = min_snr_gamma
         self.maximum_gradient_norm = maximum_gradient_norm
         self.sample_seeds = list(sample_seeds)
-        self.sample_steps = sample_steps
-        self.sample_eta = sample_eta
-        self.batch_size = batch_size
+        self.num_inference_steps = num_inference_steps
+        self.eta = eta
         self.autoencoder: torch.nn.Module | None = None
         self.autoencoder_facts: dict[str, Any] = {}
+
+    def start_optimizer(self, trained: Iterable[torch.nn.Parameter]) -> None:
+        """Makes the optimiser of the weights that are trained, and its warm-up."""
+        self.optimizer = self.make_optimizer(params=trained)
+        self.scheduler = warm_up_and_cool_down(self.optimizer, warm_up=self.warm_up)
 
     def state_objects(self) -> dict[str, Any]:
         return {"diffusion": self.diffusion, "ema": self.ema, "optimizer": self.optimizer, "scheduler": self.scheduler}
@@ -115,9 +126,9 @@ class LatentDiffusionTrainer(StageTrainer):
             self.autoencoder_facts["latent"],
             self.autoencoder_facts["patch_size"],
             seeds,
-            self.sample_steps,
-            self.sample_eta,
-            self.batch_size,
+            self.num_inference_steps,
+            self.eta,
+            self.context.inference_batch_size,
             self.autocast,
         )
 
@@ -132,8 +143,8 @@ class LatentDiffusionTrainer(StageTrainer):
         # A fixed shuffle, so that each image meets levels from the whole range.
         levels = levels[torch.randperm(len(levels), generator=torch.Generator().manual_seed(0))]
         total = 0.0
-        for start in range(0, len(levels), self.batch_size):
-            places = torch.arange(start, min(start + self.batch_size, len(levels)))
+        for start in range(0, len(levels), self.context.inference_batch_size):
+            places = torch.arange(start, min(start + self.context.inference_batch_size, len(levels)))
             batch = scale_patch(images[places % len(images)].to(self.state.device))
             latents = self.autoencoder.encode(batch)[0] * self.scale
             noise = ImageNoise(places.tolist(), latents.device)(tuple(latents.shape))
@@ -169,40 +180,22 @@ class DiffusionTrainer(LatentDiffusionTrainer):
 
     Args:
         diffusion: the network, built by `bundle.models.artefacts.build`.
-        optimizer: over its weights.
-        scheduler: learning rate, one step a training step.
         schedule: the forward process and what the network predicts.
         latents: the latent cache; its autoencoder's file is completed with the latent scale.
         **trainer: further arguments of LatentDiffusionTrainer.
     """
 
     def __init__(
-        self,
-        diffusion: torch.nn.Module,
-        optimizer: torch.optim.Optimizer,
-        scheduler: Any,
-        schedule: NoiseSchedule,
-        latents: LatentCache,
-        **trainer: Any,
+        self, diffusion: torch.nn.Module, schedule: NoiseSchedule, latents: LatentCache, **trainer: Any
     ) -> None:
         super().__init__(latents=latents, **trainer)
         self.diffusion = diffusion
-        self.optimizer = optimizer
-        self.scheduler = scheduler
+        self.start_optimizer(diffusion.parameters())
         self.schedule = schedule
         self.ema = ExponentialMovingAverage(diffusion.state_dict(), self.ema_decay)
 
-    def identity(self) -> dict[str, Any]:
-        return {
-            "architecture": self.diffusion.definition,
-            "schedule": self.schedule.describe(),
-            "loss": [self.loss_type, self.min_snr_gamma],
-            "learning rate": self.scheduler.base_lrs,
-            "gradient norm": self.maximum_gradient_norm,
-            "averaging": self.ema.decay,
-            "autoencoder": self.autoencoder_facts["fingerprint"],
-            "data": self.latents.patches.fingerprint,
-        }
+    def parents(self) -> dict[str, Any]:
+        return {"autoencoder": self.autoencoder_facts["fingerprint"], "data": self.latents.patches.fingerprint}
 
     def prepare(self) -> None:
         """Loads the autoencoder; the first time, encodes the patches and completes `autoencoder.pt` by their scale."""

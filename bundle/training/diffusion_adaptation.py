@@ -6,7 +6,6 @@ forgetting the rest, so pre-training latents can be mixed in, and the copies amo
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import torch
 
 from bundle.data.labelled import LabelledPatches
 from bundle.data.loader import read_images
+from bundle.data.patches import TrainingPatches
 from bundle.data.transforms import scale_patch
 from bundle.diffusion.samplers import timestep_pairs
 from bundle.metrics.copies import copy_report
@@ -21,11 +21,10 @@ from bundle.models.artefacts import load_artefact, read_artefact, save_artefact
 from bundle.models.ema import ExponentialMovingAverage
 from bundle.models.low_rank import add_adapters, merged_state_dict
 from bundle.models.pretrained import PretrainedModels
+from bundle.runs.context import RunContext
 from bundle.runs.randomness import mix_seed
 from bundle.training.diffusion import LatentDiffusionTrainer
 from bundle.training.latents import LatentCache
-from bundle.training.schedules import warm_up_and_cool_down
-from bundle.training.stage import describe_optimizer
 
 METHODS = ("full", "low_rank")
 
@@ -123,6 +122,18 @@ class MixedLatents:
         return items, weights
 
 
+def unlabelled_latents(
+    context: RunContext, dataset_dir: Any, labelled: LabelledPatches, orientations: int
+) -> LatentCache | None:
+    """Latents of unlabelled tiles, read as the labelled ones are; None without a folder."""
+    if dataset_dir is None:
+        return None
+    patches = TrainingPatches(
+        dataset_dir, context.cache_dir, labelled.patch_size, seed=context.seed, **labelled.store_arguments
+    )
+    return LatentCache(patches, context, orientations)
+
+
 def check_sources(method: str, target_dir: Any, pretraining_dir: Any) -> None:
     """Refuses tiles to adapt the diffusion model with where it is not to be adapted.
 
@@ -131,7 +142,7 @@ def check_sources(method: str, target_dir: Any, pretraining_dir: Any) -> None:
     """
     for flag, value in (("target_dir", target_dir), ("pretraining_dir", pretraining_dir)):
         if method == "none" and value is not None:
-            raise ValueError(f"--{flag} {value} is only for --diffusion_adaptation full or low_rank, which is none")
+            raise ValueError(f"--{flag} {value} is only for --diffusion_method full or low_rank, which is none")
 
 
 class DiffusionAdaptationTrainer(LatentDiffusionTrainer):
@@ -141,8 +152,6 @@ class DiffusionAdaptationTrainer(LatentDiffusionTrainer):
         method: "full" trains every weight; "low_rank" only adapters (LoRA), which are merged, so that the artefact is a
             plain one. What is averaged is the merged weights, whose mean may have a higher rank than the adapters.
         rank: of the adapters.
-        optimizer: the optimiser's class with its settings bound.
-        warm_up: steps of rising learning rate.
         labelled, pretrained: where it starts.
         latents: a MixedLatents.
         **trainer: further arguments of LatentDiffusionTrainer.
@@ -152,27 +161,18 @@ class DiffusionAdaptationTrainer(LatentDiffusionTrainer):
     """
 
     def __init__(
-        self,
-        method: str,
-        rank: int,
-        optimizer: Callable[..., torch.optim.Optimizer],
-        warm_up: int,
-        labelled: LabelledPatches,
-        pretrained: PretrainedModels,
-        **trainer: Any,
+        self, method: str, rank: int, labelled: LabelledPatches, pretrained: PretrainedModels, **trainer: Any
     ) -> None:
         super().__init__(**trainer)
         if method not in METHODS:
-            raise ValueError(f"--diffusion_adaptation is {method!r}; it must be one of none, {', '.join(METHODS)}")
+            raise ValueError(f"--diffusion_method is {method!r}; it must be one of none, {', '.join(METHODS)}")
         self.method = method
         self.rank = rank
-        self.make_optimizer = optimizer
-        self.warm_up = warm_up
         self.labelled = labelled
         self.pretrained = pretrained
 
     def check(self) -> None:
-        timestep_pairs(self.pretrained.schedule(), self.sample_steps)
+        timestep_pairs(self.pretrained.schedule(), self.num_inference_steps)
         self.latents.check()
         if self.artefact_path.is_file() and "parent_fingerprint" not in read_artefact(self.artefact_path, "diffusion"):
             raise ValueError(
@@ -194,20 +194,14 @@ class DiffusionAdaptationTrainer(LatentDiffusionTrainer):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(mix_seed(self.seed))
                 trained = add_adapters(network, self.rank)
-        self.optimizer = self.make_optimizer(params=trained)
-        self.scheduler = warm_up_and_cool_down(self.optimizer, warm_up=self.warm_up)
+        self.start_optimizer(trained)
 
-    def identity(self) -> dict[str, Any]:
+    def parents(self) -> dict[str, Any]:
         return {
-            "method": [self.method, self.rank if self.method == "low_rank" else None],
-            "parent": self.parent["fingerprint"],
+            "pre-trained diffusion model": self.parent["fingerprint"],
             "autoencoder": self.pretrained.fingerprint,
             "labelled data": self.labelled.fingerprint,
             "latents": self.latents.describe(),
-            "loss": [self.loss_type, self.min_snr_gamma],
-            "optimiser": [*describe_optimizer(self.make_optimizer), self.warm_up],
-            "gradient norm": self.maximum_gradient_norm,
-            "averaging": self.ema_decay,
         }
 
     def present_weights(self) -> dict[str, torch.Tensor]:
@@ -218,7 +212,7 @@ class DiffusionAdaptationTrainer(LatentDiffusionTrainer):
         tiles = scale_patch(read_images(self.labelled.part("train")))
         parent, _ = load_artefact(self.pretrained.pretrained_dir / "diffusion.pt", "diffusion")
         self.folder.set_metrics(
-            "diffusion_adaptation",
+            "diffusion",
             {
                 "method": self.method,
                 "rank": self.rank if self.method == "low_rank" else None,

@@ -8,7 +8,6 @@ denied it, and each file carries its own accuracy.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,13 @@ import torch
 from monai.transforms import Compose
 
 from bundle.data.labelled import LabelledPatches
-from bundle.data.loader import ItemDataset, StepDataLoader
+from bundle.data.loader import ItemDataset
 from bundle.data.pictures import to_uint8
 from bundle.data.transforms import RandDensityd, RandOrientationd, ScalePatchd, scale_patch
 from bundle.data.views import VIEWS, Viewd, look
 from bundle.metrics.classification import summarise
 from bundle.models.artefacts import require_same
+from bundle.runs.context import RunContext
 from bundle.training.classifier import ImageClassifierTrainer, load_classifier
 
 logger = logging.getLogger(__name__)
@@ -37,24 +37,14 @@ class JudgeTrainer(ImageClassifierTrainer):
         view: one of `VIEWS`.
         labelled: the labelled patches.
         density: probability and scale of the stain variation (`bundle.data.transforms.RandDensityd`).
-        items_per_step: batch size of the training.
-        steps, seed: as of StageTrainer.
-        handlers: stage name -> its handlers.
-        num_workers: processes that load ahead.
+        context: as of StageTrainer; a judge's seed is the run's plus 1.
         **classifier: further arguments of ImageClassifierTrainer.
     """
 
+    section = "judge"
+
     def __init__(
-        self,
-        view: str,
-        labelled: LabelledPatches,
-        density: tuple[float, float],
-        items_per_step: int,
-        steps: int,
-        seed: int,
-        handlers: Callable[[str], list],
-        num_workers: int = 0,
-        **classifier: Any,
+        self, view: str, labelled: LabelledPatches, density: tuple[float, float], context: RunContext, **classifier: Any
     ) -> None:
         self.stage = f"judge_{view}"
         self.view = view
@@ -65,11 +55,9 @@ class JudgeTrainer(ImageClassifierTrainer):
         super().__init__(
             preprocessing=Compose(plain),
             labelled=labelled,
-            steps=steps,
-            seed=seed,
-            train_data_loader=StepDataLoader(dataset, items_per_step, steps, seed, num_workers),
-            train_handlers=handlers(self.stage),
-            settings={"stain variation": list(density)},
+            context=context,
+            seed=context.seed + 1,
+            dataset=dataset,
             **classifier,
         )
 
@@ -84,14 +72,8 @@ class JudgeTrainer(ImageClassifierTrainer):
                 f"no {self.stage}: {NO_JUDGE}. Use fewer labels (--labels_per_class, --label_fraction) to leave some"
             )
 
-    def known(self) -> dict[str, Any]:
-        return {"num_classes": len(self.labelled.classes)}
-
-    def start_from_pretraining(self) -> None:
-        """Nothing: a judge shares no weights with what it judges."""
-
-    def identity(self) -> dict[str, Any]:
-        return {**super().identity(), "judged by": self.labelled.part("judge_training").prepare().fingerprint}
+    def parents(self) -> dict[str, Any]:
+        return {**super().parents(), "judged by": self.labelled.part("judge_training").prepare().fingerprint}
 
     def validation_loss(self, network: torch.nn.Module) -> float:
         logits, labels = self.predict(network, "judge_validation")

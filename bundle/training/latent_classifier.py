@@ -15,7 +15,7 @@ import torch.nn.functional as functional
 from bundle.metrics.classification import summarise
 from bundle.runs.plots import save_lines
 from bundle.runs.randomness import ImageNoise, mix_seed
-from bundle.training.classifier import ClassifierTrainer
+from bundle.training.classifier import MEASURED_UNUSED, ClassifierTrainer
 from bundle.training.latents import LatentCache
 
 logger = logging.getLogger(__name__)
@@ -30,30 +30,27 @@ class LatentClassifierTrainer(ClassifierTrainer):
 
     Args:
         latents: posterior of the training images in all variants.
-        measured: {part of the labelled patches: its latents as they are}; "validation" chooses the weights kept.
         maximum_timestep: t is drawn uniformly below it; None for the schedule's T. Guidance then keeps below it too.
         calibrate: whether to fit one temperature to the validation latents, by which guidance divides the logits.
-        batch_size: latents at once where nothing is trained.
         **classifier: arguments of ClassifierTrainer.
     """
 
     stage = "latent_classifier"
+    pictures = ("accuracy_by_timestep.png",)
 
     def __init__(
-        self,
-        latents: LatentCache,
-        measured: dict[str, LatentCache],
-        maximum_timestep: int | None = None,
-        calibrate: bool = False,
-        batch_size: int = 32,
-        **classifier: Any,
+        self, latents: LatentCache, maximum_timestep: int | None = None, calibrate: bool = False, **classifier: Any
     ) -> None:
         super().__init__(**classifier)
         self.latents = latents
-        self.measured = measured
+        # "validation" chooses the weights kept.
+        self.measured = {
+            "validation": latents.plain("validation"),
+            "unused": latents.plain("unused", MEASURED_UNUSED),
+            "test": latents.plain("test"),
+        }
         self.maximum_timestep = maximum_timestep
         self.calibrate = calibrate
-        self.batch_size = batch_size
 
     def check(self) -> None:
         super().check()
@@ -75,14 +72,12 @@ class LatentClassifierTrainer(ClassifierTrainer):
             "autoencoder": dict(self.pretrained.autoencoder_facts["definition"]),
         }
 
-    def identity(self) -> dict[str, Any]:
+    def parents(self) -> dict[str, Any]:
         return {
-            **super().identity(),
+            **super().parents(),
             "latent scale": self.pretrained.scale,
             "schedule": self.schedule.describe(),
             "latent variants": self.latents.describe(),
-            "maximum timestep": self.bound,
-            "calibration": self.calibrate,
         }
 
     def before_first_step(self) -> None:
@@ -110,7 +105,7 @@ class LatentClassifierTrainer(ClassifierTrainer):
             rank[labels == number] = torch.arange(int((labels == number).sum()))
         level = self.schedule.timesteps - 1 if timestep is None else timestep
         logits = []
-        for places in torch.arange(len(labels)).split(self.batch_size):
+        for places in torch.arange(len(labels)).split(self.context.inference_batch_size):
             clean = self.pretrained.scale * latents[places].to(self.state.device)
             seeds = [mix_seed(self.seed, level, place) for place in rank[places].tolist()]
             noise = ImageNoise(seeds, clean.device)(tuple(clean.shape))

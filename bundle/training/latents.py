@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from bundle.data.transforms import RandDensityd, orient, scale_patch
 from bundle.models.artefacts import load_artefact
+from bundle.runs.context import RunContext
 from bundle.runs.files import write_atomically, write_json
 from bundle.runs.randomness import mix_seed
 
@@ -52,11 +53,8 @@ class LatentCache:
 
     Args:
         patches: TrainingPatches or LabelledPatches.
-        autoencoder_file: `autoencoder.pt` of the run.
-        cache_dir: where the cache is kept.
-        device: where to encode.
+        context: of the run, whose folder has `autoencoder.pt`.
         orientations: how many of the eight flips and rotations of each patch are cached, 1 to 8.
-        batch_size: images encoded at once.
         part: name of the part.
         maximum: at most so many patches of the part, evenly spaced; None for all.
         stain_copies: how many copies with varied stain are cached besides each patch as it is.
@@ -66,11 +64,8 @@ class LatentCache:
     def __init__(
         self,
         patches: Any,
-        autoencoder_file: str | Path,
-        cache_dir: str | Path,
-        device: torch.device | str,
+        context: RunContext,
         orientations: int = 8,
-        batch_size: int = 32,
         part: str = "training",
         maximum: int | None = None,
         stain_copies: int = 0,
@@ -81,16 +76,19 @@ class LatentCache:
         if stain_copies < 0:
             raise ValueError(f"--latent_stain_copies is {stain_copies}; it must be 0 or more")
         self.patches = patches
-        self.autoencoder_file = Path(autoencoder_file)
-        self.cache_dir = Path(cache_dir)
-        self.device = torch.device(device)
+        self.context = context
+        self.autoencoder_file = context.folder / "autoencoder.pt"
+        self.device = context.device
         self.orientations = orientations
-        self.batch_size = batch_size
         self.part = patches.part(part) if maximum is None else patches.part(part, maximum)
         self.stain_copies = stain_copies
         self.stain = RandDensityd("image", 1.0, density_scale)
         self._latents: np.memmap | None = None
         self._labels: np.ndarray | None = None
+
+    def plain(self, part: str, maximum: int | None = None) -> LatentCache:
+        """Latents of another part of the same patches, as they are."""
+        return LatentCache(self.patches, self.context, orientations=1, part=part, maximum=maximum)
 
     @property
     def variants(self) -> int:
@@ -121,7 +119,7 @@ class LatentCache:
         key = f"{facts['fingerprint']}|{part.fingerprint}|{self.orientations}"
         if self.stain_copies:
             key += f"|{self.describe()}"
-        folder = self.cache_dir / f"latents_{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+        folder = self.context.cache_dir / f"latents_{hashlib.sha256(key.encode()).hexdigest()[:16]}"
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "latents.npy"
         total = len(part) * self.variants
@@ -149,8 +147,10 @@ class LatentCache:
         """Fills the cache from place `done` on; variant by variant, so that a prefix is a whole set."""
         total = len(latents)
         logger.info(f"encoding {len(self.part)} patches in {self.variants} variants into {progress.parent}")
-        for number, start in enumerate(tqdm(range(done, total, self.batch_size), desc="latents", unit="batch")):
-            places = range(start, min(start + self.batch_size, total))
+        for number, start in enumerate(
+            tqdm(range(done, total, self.context.inference_batch_size), desc="latents", unit="batch")
+        ):
+            places = range(start, min(start + self.context.inference_batch_size, total))
             batch = scale_patch(torch.stack([self.image(place) for place in places]).to(self.device))
             mean, std = autoencoder.encode(batch)
             latents[places.start : places.stop] = torch.stack([mean, std], 1).half().cpu().numpy()

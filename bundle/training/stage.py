@@ -15,12 +15,15 @@ from ignite.engine import Events
 from monai.engines import Trainer
 from monai.inferers import Inferer, SimpleInferer
 
+from bundle.data.loader import ItemDataset, StepDataLoader
 from bundle.models.artefacts import read_artefact
+from bundle.runs.context import RunContext
 from bundle.runs.files import write_atomically
-from bundle.runs.folder import RunFolder
-from bundle.runs.precision import autocast_dtype
+from bundle.runs.identity import stage_settings
+from bundle.runs.progress import Progress
 from bundle.runs.randomness import seed_step
-from bundle.runs.tracking import StageEvents, losses, new_figures
+from bundle.runs.tracking import StageEvents, Tracking, losses, new_figures
+from bundle.runs.workflow import running_parser
 
 logger = logging.getLogger(__name__)
 
@@ -29,58 +32,64 @@ class StageTrainer(Trainer):
     """A MONAI/Ignite trainer that runs a number of steps, survives being killed, and writes one artefact.
 
     A subclass names its stage and says what a step does (`_iteration`), what a checkpoint holds (`state_objects`), what
-    must fit when it is read again (`identity`) and what is written at the end (`finish`). An Ignite "epoch" here is the
-    whole budget: `max_epochs` is 1 and handlers count iterations.
+    it rests on (`parents`) and what is written at the end (`finish`). An Ignite "epoch" here is the whole budget:
+    `max_epochs` is 1 and handlers count iterations.
 
     Order at each step's end: losses are checked to be finite, then the user's handlers run, then the checkpoint is
     written; a run with a broken loss never touches its checkpoint.
 
     Args:
-        device: where the networks are.
-        max_epochs: 1; MONAI wants to find it in a trainer's config.
-        train_data_loader: a StepDataLoader.
+        context: what the stages of the run share.
+        dataset: an ItemDataset.
+        batch_size: its items a step.
         steps: number of optimiser steps of the whole stage.
-        folder: the run's folder.
-        checkpoint_interval: steps between checkpoints.
-        seed: seed of everything random in the stage.
-        precision: "fp32", "bf16" or "auto" (bf16 where the hardware computes in it).
+        max_epochs: 1; MONAI wants to find it in a trainer's config.
+        seed: seed of everything random in the stage; None for the run's.
+        data_seed: seed of the order of the items and of their random transforms; None for `seed`.
         inferer: how the network is applied to a batch; None calls it.
-        settings: further settings that a resumed run must share, by name.
-        train_handlers: Ignite handlers, attached when the run begins. Those that write as soon as they exist are given
-            unbuilt (`"_mode_": "callable"` in a config).
+        train_handlers: Ignite handlers, attached when the run begins, between progress bar and tracking. Those that
+            write as soon as they exist are given unbuilt (`"_mode_": "callable"` in a config).
     """
 
     stage = ""
+    section = ""  # of the config, where it has another name than the stage
+    pictures: Sequence[str] = ()  # what it leaves for people to look at, besides its artefact
 
     def __init__(
         self,
-        device: torch.device | str,
-        max_epochs: int,
-        train_data_loader: Any,
+        context: RunContext,
+        dataset: ItemDataset,
+        batch_size: int,
         steps: int,
-        folder: RunFolder,
-        checkpoint_interval: int,
-        seed: int,
-        precision: str = "auto",
+        max_epochs: int = 1,
+        seed: int | None = None,
+        data_seed: int | None = None,
         inferer: Inferer | None = None,
-        settings: dict[str, Any] | None = None,
         train_handlers: Sequence | None = None,
     ) -> None:
         if steps < 1:
             raise ValueError(f"--{self.stage}_steps is {steps}; it must be at least 1")
+        self.seed = context.seed if seed is None else seed
         super().__init__(
-            device=device, max_epochs=max_epochs, data_loader=train_data_loader, epoch_length=steps, decollate=False
+            device=context.device,
+            max_epochs=max_epochs,
+            data_loader=StepDataLoader(
+                dataset, batch_size, steps, self.seed if data_seed is None else data_seed, context.num_workers
+            ),
+            epoch_length=steps,
+            decollate=False,
         )
         self.steps = steps
-        self.folder = folder
-        self.seed = seed
+        self.context = context
+        self.folder = context.folder
         self.inferer = inferer or SimpleInferer()
-        self.settings = dict(settings or {})
-        self.autocast_dtype = autocast_dtype(precision, self.state.device)
+        self.parser = running_parser()
+        self.autocast_dtype = context.dtype
         self.seconds = 0.0  # of earlier runs of this stage
         self.started = 0.0
-        self.checkpoint_interval = checkpoint_interval
-        self.handlers = list(train_handlers or ())
+        self.checkpoint_interval = context.checkpoint_interval
+        tracking = Tracking(self.stage, self.folder.path, context.mlflow_tracking_uri)
+        self.handlers = [Progress(), *(train_handlers or ()), tracking]  # tracking sees what the others measured
         self.register_events(*StageEvents)
         self.add_event_handler(Events.ITERATION_STARTED, self._seed)
         self.add_event_handler(Events.ITERATION_COMPLETED, self._require_finite)
@@ -92,8 +101,8 @@ class StageTrainer(Trainer):
         """Everything with a `state_dict` that a resumed run needs."""
         raise NotImplementedError
 
-    def identity(self) -> dict[str, Any]:
-        """Facts that must be the same for a checkpoint to be continued, as plain data."""
+    def parents(self) -> dict[str, Any]:
+        """Fingerprints of the data and artefacts that the stage rests on, as plain data."""
         raise NotImplementedError
 
     def check(self) -> None:
@@ -215,20 +224,26 @@ class StageTrainer(Trainer):
     def whole_identity(self) -> dict[str, Any]:
         """What a checkpoint and a run that continues it must share. Seed and step are the whole random state."""
         return {
-            **self.identity(),
+            **self.settings,
+            **self.parents(),
             "seed": self.seed,
             "batch size": self.data_loader.items_per_batch,
             "precision": str(self.autocast_dtype).removeprefix("torch."),
-            **self.settings,
         }
+
+    @functools.cached_property
+    def settings(self) -> dict[str, Any]:
+        """Those of the config that runs the stage, {} without one: who builds a trainer in Python resumes with care."""
+        return {} if self.parser is None else stage_settings(self.parser, self.section or self.stage)
 
     def require_identity(self, path: Any, found: dict[str, Any]) -> None:
         """Refuses what was made with another architecture, data or settings; both sides are named."""
-        for name, value in self.whole_identity().items():
-            if found.get(name) != value:
+        own = self.whole_identity()
+        for name in {**own, **found}:
+            if found.get(name) != own.get(name):
                 raise ValueError(
-                    f"{path} can't be continued: its {name} is {found.get(name)}, this run's is {value}. Give the "
-                    "former setting, or another --output_dir"
+                    f"{path} can't be continued: its {name} is {found.get(name)}, this run's is {own.get(name)}. Give "
+                    "the former setting, or another --output_dir"
                 )
 
     def save_checkpoint(self) -> None:
@@ -275,29 +290,24 @@ def to_numbers(terms: dict[str, torch.Tensor]) -> dict[str, float]:
     return dict(zip(terms, torch.stack([term.detach().float() for term in terms.values()]).tolist()))
 
 
-def describe_optimizer(optimizer: functools.partial) -> list:
-    """An optimiser's class and settings as plain data."""
-    return [optimizer.func.__name__, optimizer.keywords]
-
-
-def run_stages(
-    stages: Sequence[StageTrainer | None], folder: RunFolder, results: Sequence[str], next_command: str
-) -> None:
-    """Runs the stages one after the other, then says where the results in `folder` are and what to run next.
+def run_stages(stages: Sequence[StageTrainer | None], next_command: str) -> None:
+    """Runs the stages one after the other, then says where the results of the last are and what to run next.
 
     A stage that a setting leaves out is None. All are built and checked before the first runs, so that what the last
     one refuses is refused at once.
     """
     present = [stage for stage in stages if stage is not None]
-    folder.open()
+    if not present:
+        raise ValueError("nothing to run: a setting switches this part off, such as --diffusion_method none")
+    folder = present[-1].folder
     try:
-        if not present:
-            raise ValueError("nothing to run: a setting switches this part off, such as --diffusion_adaptation none")
+        folder.open()
         for stage in present:
             stage.check()
         for stage in present:
             stage.run()
     finally:
-        for opened in (folder, *(stage.folder for stage in present)):  # some stages have one of their own
+        for opened in (stage.folder for stage in present):  # some stages have one of their own
             opened.close()
-    folder.report(results, next_command)
+    pictures = [name for stage in present for name in stage.pictures]
+    folder.report([*pictures, *(f"{stage.stage}.pt" for stage in present), "split.csv", "metrics.json"], next_command)

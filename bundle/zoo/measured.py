@@ -45,7 +45,7 @@ TABLES: tuple[tuple[str, str, str, dict[str, str]], ...] = (
     (
         "Diffusion model, adapted",
         "diffusion",
-        "diffusion_adaptation",
+        "diffusion",
         {
             "loss_before": "loss on target patches, before",
             "loss_after": "loss on target patches, after",

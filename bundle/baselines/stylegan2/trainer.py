@@ -25,7 +25,7 @@ from bundle.data.labelled import LabelledPatches
 from bundle.data.loader import read_images
 from bundle.models.artefacts import build, save_artefact
 from bundle.models.ema import ExponentialMovingAverage
-from bundle.training.stage import StageTrainer, describe_optimizer, to_numbers
+from bundle.training.stage import StageTrainer, to_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,6 @@ class StyleGAN2Trainer(StageTrainer):
             2201.06578). [0, 0] for classes from the first step.
         ema_decay: decay of the averaged generator.
         watch_interval: steps between two comparisons with the real images, for `metrics.json`.
-        batch_size: images at once where nothing is trained.
         **stage: arguments of StageTrainer.
 
     Raises:
@@ -76,6 +75,7 @@ class StyleGAN2Trainer(StageTrainer):
     """
 
     stage = "stylegan2"
+    pictures = ("samples.png",)
 
     def __init__(
         self,
@@ -92,7 +92,6 @@ class StyleGAN2Trainer(StageTrainer):
         label_ramp: Sequence[int] = (0, 0),
         ema_decay: float = 0.999,
         watch_interval: int = 500,
-        batch_size: int = 32,
         **stage: Any,
     ) -> None:
         super().__init__(**stage)
@@ -119,7 +118,6 @@ class StyleGAN2Trainer(StageTrainer):
         self.label_ramp = [int(step) for step in label_ramp]
         self.ema_decay = ema_decay
         self.watch_interval = watch_interval
-        self.batch_size = batch_size
         self.path_penalty = PathLengthPenalty()
         self.course = Course()
         self.generator: StyleGAN2Generator | None = None
@@ -171,21 +169,8 @@ class StyleGAN2Trainer(StageTrainer):
             "course": self.course,
         }
 
-    def identity(self) -> dict[str, Any]:
-        return {
-            "classes": self.labelled.classes,
-            "labelled data": self.labelled.part("train").fingerprint,
-            "architecture": self.generator.definition,
-            "discriminator": self.discriminator.definition,
-            "optimiser": describe_optimizer(self.make_optimizer),
-            "augmentation": self.augmentation.describe(),
-            "R1": [self.r1_weight, self.r1_interval],
-            "path length": [self.path_weight, self.path_interval],
-            "style mixing": self.mixing_probability,
-            "label ramp": self.label_ramp,
-            "averaging": self.ema_decay,
-            "comparison": self.watch_interval,
-        }
+    def parents(self) -> dict[str, Any]:
+        return {"classes": self.labelled.classes, "labelled data": self.labelled.part("train").fingerprint}
 
     def attach_handlers(self) -> None:
         self.add_event_handler(Events.ITERATION_COMPLETED(every=self.watch_interval), self.watch)
@@ -252,14 +237,16 @@ class StyleGAN2Trainer(StageTrainer):
 
     def save_samples(self, path: Path) -> None:
         """Saves the same seeds of each class as a grid marked as synthetic."""
-        images = draw_classes(self.averaged_network(), len(self.labelled.classes), SHOWN_IMAGES, self.batch_size)
+        images = draw_classes(
+            self.averaged_network(), len(self.labelled.classes), SHOWN_IMAGES, self.context.inference_batch_size
+        )
         save_samples(path, images, self.labelled, self.artefact_path.name, self.state.iteration)
 
     def watch(self) -> dict[str, Any]:
         """Compares the averaged generator with the real training images, and warns of a collapse."""
         part = self.labelled.part("train", COMPARED_IMAGES).prepare()
         labels = part.labels.tolist()
-        images = draw_images(self.averaged_network(), range(len(labels)), labels, self.batch_size)
+        images = draw_images(self.averaged_network(), range(len(labels)), labels, self.context.inference_batch_size)
         found = compare_with_real(images, labels, read_images(part), labels, self.labelled.classes)
         self.course.measured[str(self.state.iteration)] = found
         for warning in found["warnings"]:

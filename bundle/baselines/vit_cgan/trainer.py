@@ -28,7 +28,7 @@ from bundle.models.artefacts import build, save_artefact
 from bundle.models.ema import ExponentialMovingAverage
 from bundle.runs.plots import save_confusion
 from bundle.training.classifier import ImageClassifierTrainer
-from bundle.training.stage import describe_optimizer, to_numbers
+from bundle.training.stage import to_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +75,7 @@ class VitCganTrainer(ImageClassifierTrainer):
     """
 
     stage = "vit_cgan"
+    pictures = ("samples.png", "confusion.png", "predictions.csv", "classifier.pt")
 
     def __init__(
         self,
@@ -130,12 +131,6 @@ class VitCganTrainer(ImageClassifierTrainer):
         self.compared_images = compared_images
         self.maximum_unused = maximum_unused
 
-    def known(self) -> dict[str, Any]:
-        return {"num_classes": len(self.labelled.classes), "side": self.labelled.patch_size}
-
-    def start_from_pretraining(self) -> None:
-        """Nothing: both networks start from random weights."""
-
     def check(self) -> None:
         super().check()
         self.build_generator()
@@ -167,22 +162,6 @@ class VitCganTrainer(ImageClassifierTrainer):
             "generator_ema": self.generator_ema,
             "history": self.history,
         }
-
-    def identity(self) -> dict[str, Any]:
-        return {
-            **super().identity(),
-            "generator": self.generator.definition,
-            "generator's optimiser": describe_optimizer(self.make_generator_optimizer),
-            "generator's averaging": self.generator_ema_decay,
-            "weighting": {**self.weighting.describe(), "rate": self.weighting_rate},
-            "augmentation": self.augmentation.describe(),
-            "gradient penalty": [self.penalty_weight, self.penalty_interval],
-            "classification": [self.classification_weight, self.generator_class_weight, self.label_smoothing],
-            "selective augmentation": [
-                self.selection_start, self.confidence, self.realism_quantile, self.maximum_generated
-            ],
-            "comparisons": [self.picture_interval, self.compared_images],
-        }  # fmt: skip
 
     def attach_handlers(self) -> None:
         def due(engine: Any, step: int) -> bool:
@@ -286,7 +265,7 @@ class VitCganTrainer(ImageClassifierTrainer):
     def show(self, generator: torch.nn.Module, path: Path) -> dict[str, Any]:
         """Saves a picture; compares images with real training images, and says where they have collapsed or failed."""
         classes = self.labelled.classes
-        images = draw_classes(generator, len(classes), self.compared_images, self.batch_size)
+        images = draw_classes(generator, len(classes), self.compared_images, self.context.inference_batch_size)
         save_samples(path, images, self.labelled, self.artefact_path.name, self.state.iteration)
         part = self.labelled.part("train", COMPARED_REAL)
         labels = np.repeat(np.arange(len(classes)), self.compared_images)

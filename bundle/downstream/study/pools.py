@@ -114,8 +114,8 @@ class StudyPools:
                 )
             if not target.is_file():
                 write_atomically(target, lambda temporary, source=source: shutil.copyfile(source, temporary))
-        settings = {"diffusion_adaptation": "full", **self.chain["diffusion_adaptation"]}
-        self.adapt(folder, "diffusion_model", **settings, split_file=str(self.split_file))
+        settings = {"diffusion_method": "full", **self.chain["diffusion_adaptation"]}
+        self.adapt(folder, "diffusion", **settings, split_file=str(self.split_file))
         return folder
 
     def from_scratch(self) -> Path:
