@@ -17,7 +17,7 @@ from bundle.models.pretrained import PretrainedModels
 from bundle.training.autoencoder import ReconstructionInferer, last_layer, update_discriminator
 from bundle.training.classifier import load_classifier
 from bundle.training.judge import Judge
-from bundle.training.latents import LatentCache
+from bundle.training.latents import LatentCache, draw_latents
 from bundle.training.losses import DecoderLoss
 from bundle.training.schedules import warm_up_and_cool_down
 from bundle.training.stage import StageTrainer, to_numbers
@@ -168,7 +168,7 @@ class DecoderTrainer(StageTrainer):
 
     def _iteration(self, engine: Any, batchdata: dict[str, torch.Tensor]) -> dict[str, float]:
         batch = {name: tensor.to(self.state.device, non_blocking=True) for name, tensor in batchdata.items()}
-        latents = batch["mean"] + batch["std"] * torch.randn_like(batch["mean"])
+        latents = draw_latents(batch, self.state.device)
         if self.discriminator is not None:
             self.discriminator.train()
         with self.autocast():

@@ -16,7 +16,7 @@ from bundle.diffusion.schedule import NoiseSchedule
 from bundle.models.artefacts import ARTEFACT_HEAD, build_alike, load_artefact, require_same, save_artefact
 from bundle.models.ema import ExponentialMovingAverage
 from bundle.runs.randomness import ImageNoise
-from bundle.training.latents import LatentCache
+from bundle.training.latents import LatentCache, draw_latents
 from bundle.training.schedules import warm_up_and_cool_down
 from bundle.training.stage import StageTrainer
 
@@ -91,17 +91,19 @@ class LatentDiffusionTrainer(StageTrainer):
         """What latents are multiplied by before diffusion and divided by before decoding."""
         return self.autoencoder_facts["latent"]["scale"]
 
-    def _iteration(self, engine: Any, batchdata: dict[str, torch.Tensor]) -> dict[str, float]:
-        mean = batchdata["mean"].to(self.state.device, non_blocking=True)
-        std = batchdata["std"].to(self.state.device, non_blocking=True)
-        latents = self.scale * (mean + std * torch.randn_like(mean))
+    def draw(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """z_t, t and what the network should predict there, of cached posteriors {"mean", "std"}; new at each call."""
+        latents = self.scale * draw_latents(batch, self.state.device)
         noise = torch.randn_like(latents)
         timesteps = torch.randint(self.schedule.timesteps, (len(latents),), device=latents.device)
         noisy = self.schedule.add_noise(latents, noise, timesteps)
+        return noisy, timesteps, self.schedule.target(latents, noise, timesteps)
+
+    def _iteration(self, engine: Any, batchdata: dict[str, torch.Tensor]) -> dict[str, float]:
+        noisy, timesteps, target = self.draw(batchdata)
         self.diffusion.train()
         with self.autocast():
             prediction = self.inferer(noisy, self.diffusion, timesteps)
-        target = self.schedule.target(latents, noise, timesteps)
         losses = LOSS_TYPES[self.loss_type](prediction.float(), target, reduction="none").flatten(1).mean(1)
         loss = (losses * self.schedule.loss_weight(timesteps, self.min_snr_gamma)).mean()
         self.optimizer.zero_grad(set_to_none=True)

@@ -16,7 +16,7 @@ from bundle.metrics.classification import summarise
 from bundle.runs.plots import save_lines
 from bundle.runs.randomness import ImageNoise, mix_seed
 from bundle.training.classifier import MEASURED_UNUSED, ClassifierTrainer
-from bundle.training.latents import LatentCache
+from bundle.training.latents import LatentCache, draw_latents
 
 logger = logging.getLogger(__name__)
 
@@ -84,9 +84,7 @@ class LatentClassifierTrainer(ClassifierTrainer):
         self.latents.prepare()
 
     def train_logits(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        mean = batch["mean"].to(self.state.device, non_blocking=True)
-        std = batch["std"].to(self.state.device, non_blocking=True)
-        latents = self.pretrained.scale * (mean + std * torch.randn_like(mean))
+        latents = self.pretrained.scale * draw_latents(batch, self.state.device)
         timesteps = torch.randint(self.bound, (len(latents),), device=latents.device)
         noisy = self.schedule.add_noise(latents, torch.randn_like(latents), timesteps)
         with self.autocast():

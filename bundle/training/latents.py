@@ -182,6 +182,17 @@ class LatentCache:
         return [(rows[None] + shifts).ravel() for rows in items], weights
 
 
+def draw_latents(batch: dict[str, torch.Tensor], device: torch.device | str) -> torch.Tensor:
+    """New unscaled samples of the cached posteriors: mean + std * noise (Kingma & Welling, arXiv 1312.6114, Eq. 10).
+
+    Args:
+        batch: "mean" and "std", [B, C, h, w], of cached items.
+        device: where to draw.
+    """
+    mean, std = (batch[name].to(device, non_blocking=True) for name in ("mean", "std"))
+    return mean + std * torch.randn_like(mean)
+
+
 def latent_statistics(latents: np.ndarray, chunk: int = 4096) -> dict[str, Any]:
     """Mean, standard deviation and scale of latent samples, from posterior statistics [N, 2, C, h, w].
 

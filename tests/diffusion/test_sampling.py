@@ -5,7 +5,7 @@ import torch
 
 from bundle.diffusion.guidance import ClassifierGuidance
 from bundle.diffusion.samplers import SAMPLERS
-from bundle.diffusion.sampling import sample_images
+from bundle.diffusion.sampling import sample_from_noise, sample_images
 from bundle.diffusion.schedule import NoiseSchedule
 
 LATENT = {"scale": 0.5, "mean": [1.0, -2.0]}
@@ -67,6 +67,18 @@ def test_default_is_the_unguided_stochastic_ddim():
     made = sample_images(Network(), Autoencoder(), NoiseSchedule(), LATENT, 8, [1, 2], 5)
     assert torch.equal(made, images([1, 2], steps=5, spacing="trailing", eta=1.0, guidance_for=lambda part: None))
     assert not torch.equal(made, images([1, 2], steps=5, spacing="trailing", eta=0.0))
+
+
+def test_start_is_about_the_mean_of_the_scaled_latents():
+    """z_T of noise 1 in every value: sqrt(alpha_bar_T) * scale * mean + sqrt(1 - alpha_bar_T), as of scaled data."""
+    schedule, states = NoiseSchedule(), []
+    noise = torch.ones(1, 2, 4, 4)
+    sample_from_noise(
+        Network(), Autoencoder(), schedule, LATENT, noise, 1, 0.0, callback=lambda done, z: states.append(z)
+    )
+    alpha_bar = schedule.alpha_bar[-1].item()
+    start = [alpha_bar**0.5 * 0.5 * mean + (1 - alpha_bar) ** 0.5 for mean in (1.0, -2.0)]
+    torch.testing.assert_close(states[0], torch.tensor(start).reshape(1, 2, 1, 1).expand(1, 2, 4, 4))
 
 
 def test_unknown_sampler_is_named():

@@ -107,7 +107,8 @@ def np_images():
 
 
 def test_a_stage_that_trains_nothing_is_tracked_by_our_handler_and_by_monais(tmp_path):
-    mlflow = pytest.importorskip("mlflow", reason="MLflow is an optional extra: pip install mlflow")
+    import mlflow
+
     store = f"sqlite:///{tmp_path / 'mlflow.db'}"
     save_grid(tmp_path / "out" / "old.png", np_images())
     theirs = MLFlowHandler(store, iteration_log=False, experiment_name="theirs", run_name="work")
@@ -129,7 +130,8 @@ def test_a_stage_that_trains_nothing_is_tracked_by_our_handler_and_by_monais(tmp
 @pytest.mark.parametrize("own", [True, False])
 def test_mlflow_shows_every_stage_by_our_flag_and_by_monais(bundle_root, pretrained, tmp_path, own):
     """`--tracking mlflow` knows of one trainer; the other stages, pictures and figures are shown all the same."""
-    mlflow = pytest.importorskip("mlflow", reason="MLflow is an optional extra: pip install mlflow")
+    import mlflow
+
     out = tmp_path / "out"
     store = f"sqlite:///{tmp_path / 'mlflow.db' if own else out / 'mlruns.db'}"
     given = {"mlflow_tracking_uri": store} if own else {"tracking": "mlflow"}

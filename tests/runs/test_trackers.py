@@ -1,7 +1,5 @@
 """TensorBoard and MLflow see each stage's losses."""
 
-import pytest
-
 
 def test_tensorboard_holds_every_term(pretrained):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -16,7 +14,8 @@ def test_tensorboard_holds_every_term(pretrained):
 
 
 def test_mlflow_sees_both_stages(workflow, tmp_path):
-    mlflow = pytest.importorskip("mlflow", reason="MLflow is an optional extra: pip install mlflow")
+    import mlflow
+
     store = f"sqlite:///{tmp_path / 'mlflow.db'}"
     workflow(output_dir=str(tmp_path / "out"), mlflow_tracking_uri=store).run()
     client = mlflow.MlflowClient(tracking_uri=store)

@@ -85,7 +85,7 @@ def test_latents_are_encoded_once_and_a_changed_encoder_gets_its_own(pretrained,
 
 
 def test_interrupted_encoding_continues_to_the_same_cache(pretrained, workflow, tmp_path, monkeypatch):
-    from bundle.data import latents
+    from bundle.training import latents
 
     expected = np.load(next((pretrained / "cache").glob("latents_*/latents.npy")))
     folder = tmp_path / "interrupted"

@@ -234,7 +234,6 @@ def test_the_steps_of_the_zoo_from_its_root(zoo, tmp_path):
     ],
 )
 def test_the_style_of_the_zoo(zoo, tool, settings):
-    pytest.importorskip(tool, reason=f"{tool} is not installed: pip install -r requirements-test.txt")
     (zoo / "setup.cfg").touch()  # a root of its own
     run("-m", tool, *settings, "models", cwd=zoo)
 
