@@ -145,7 +145,8 @@ def main() -> None:
     print(f"{len(keys)} images of {len({name for name, _ in keys})} classes: {given.output_dir / 'manifest.csv'}")
     print(
         "next, in a MONAI pipeline: Compose([LoadImaged('image', ensure_channel_first=True), SqueezeDimd('image', "
-        f"dim=-1)])({{'image': '{given.output_dir / nifti_file(*keys[0])}'}}) gives [3, x, y]; see docs/integration.md"
+        f"dim=-1)])({{'image': '{given.output_dir / nifti_file(*keys[0])}'}}) gives [3, x, y]; "
+        "see docs/explanation/integration.md"
     )
 
 

@@ -15,7 +15,7 @@ from bundle.diffusion.schedule import NoiseSchedule
 from bundle.models.adapted import AdaptedModels
 from bundle.runs.precision import autocast_dtype
 
-# DDIM's is the authors'; the other was found on patches: docs/results.md, "Speed of guided sampling".
+# DDIM's is the authors'; the other was found on patches: docs/results/diary.md.
 RECOMMENDED_ETA = {"ddim": 1.0, "sde_dpm_solver++": 1.4}
 
 

@@ -61,7 +61,7 @@ def test_every_stage_has_its_properties_from_anywhere(tmp_path):
 
 @pytest.mark.parametrize("name", STAGES)
 def test_the_documentation_names_the_type_of_each(name):
-    text = (ROOT / "docs" / "integration.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "explanation" / "integration.md").read_text(encoding="utf-8")
     kind = STAGES[name][0]
     row = next(line for line in text.splitlines() if line.startswith("| ") and f"`{name}`" in line.split("|")[1])
     assert row.split("|")[2].strip() == (f"`{kind}`" if kind else "none (`workflow_type=None`)")

@@ -1,4 +1,4 @@
-"""The example script, the tutorial and the Python of docs/integration.md, run as they stand with tiny settings."""
+"""The example script, the tutorial and the Python of integration.md, run as they stand with tiny settings."""
 
 import importlib.util
 import json
@@ -95,7 +95,7 @@ def test_the_tutorial_holds_no_outputs_and_runs_from_top_to_bottom(tmp_path):
 @pytest.fixture
 def from_python(adapted, tmp_path, monkeypatch):
     """The blocks of the section, in a folder that looks like the bundle's root with an adaptation of its own."""
-    text = (ROOT / "docs" / "integration.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "explanation" / "integration.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text[text.index("## From Python") :], re.DOTALL)
     for name in ("bundle", "configs"):
         (tmp_path / name).symlink_to(ROOT / name, target_is_directory=True)

@@ -65,7 +65,7 @@ def test_the_latent_classifier_knows_real_tiles_until_noise_hides_them(bundle_ro
     """Far above chance (1/7) when almost clean, on slides it learned from and on others; near chance when noisiest.
 
     At T - 1 about twice chance is right: alpha-bar is 6.7e-4 there, not zero, and a tile's mean colour, summed over the
-    1,024 values of a channel, is then not quite hidden (docs/results.md).
+    1,024 values of a channel, is then not quite hidden (docs/results/index.md).
     """
     models = bundle_root / "models" / "adapt"
     autoencoder, facts = load_artefact(models / "autoencoder.pt", "autoencoder")

@@ -162,9 +162,8 @@ def test_a_pool_is_written_whole_and_read_back(pool, tmp_path, monkeypatch, caps
 
 
 def test_the_documented_pipeline_reads_a_pool(pool, tmp_path, monkeypatch):
-    code = re.search("```python\n(.*?)```", (ROOT / "docs" / "integration.md").read_text(encoding="utf-8"), re.DOTALL)[
-        1
-    ]
+    text = (ROOT / "docs" / "explanation" / "integration.md").read_text(encoding="utf-8")
+    code = re.search("```python\n(.*?)```", text, re.DOTALL)[1]
     assert "LoadImaged" in code
     convert(monkeypatch, pool_dir=pool, output_dir=tmp_path / "runs" / "nifti")
     monkeypatch.chdir(tmp_path)
