@@ -324,7 +324,7 @@ def write(
         write_hashes(folder / HASHES_FILE, patches.store.sha256)
     if diffusion is None:
         print(
-            f"written: {paths['autoencoder']}\nnext: python -m monai.bundle run diffusion_model --config_file "
+            f"written: {paths['autoencoder']}\nnext: python -m monai.bundle run diffusion --config_file "
             f"configs/pretrain.json --output_dir {given.output_dir} --dataset_dir {given.dataset_dir} --patch_size "
             f"{given.patch_size} --latent_channels {autoencoder.definition['latent_channels']}"
             + " --normalise_stain True" * given.normalise_stain

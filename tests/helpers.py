@@ -46,6 +46,11 @@ def flags_of(config, also=()):
     }
 
 
+def nested(section="train#trainer", **settings):
+    """Settings of a section of a config, by the names under which MONAI reaches them."""
+    return {f"{section}#{name}": value for name, value in settings.items()}
+
+
 def root_cause(error):
     while error.__cause__ is not None:
         error = error.__cause__

@@ -44,7 +44,8 @@ READ_BY_FUNCTION = {
 }  # fmt: skip
 # Numbers of something: what ends so is an integer of at least 1.
 COUNT = re.compile(
-    r"(^|_)(steps|batch_size|interval|patch_size|num_images|passes|candidates|maximum_training|seeds|threads|trees|draws|runs)$"
+    r"(^|_)(steps|batch_size|interval|patch_size|num_images|passes|candidates|seeds|threads|draws|runs)$"
+    "|^maximum_training$"
 )
 REFERENCE = re.compile(r"@(?:::|#)*(\w+)(?:(?:::|#)(\w+))?")
 

@@ -10,22 +10,22 @@ from monai.bundle import ConfigWorkflow
 EVERYTHING = {
     "pretrained_dir": "pretraining",
     "labels_per_class": None,
-    "diffusion_adaptation": "full",
+    "diffusion_method": "full",
     "target_dir": "/target",
     "pretraining_dir": "/patches",
 }
 
 
 def image(w):
-    return w("image_classification#trainer")
+    return w("image_classifier#trainer")
 
 
 def judges(w):
-    return w("judging")
+    return w("judge#trainer")
 
 
 def decoder(w):
-    return w("decoding#trainer")
+    return w("decoder#trainer")
 
 
 def latent(w):
@@ -33,7 +33,7 @@ def latent(w):
 
 
 def diffusion(w):
-    return w("diffusion_adapting#trainer")
+    return w("diffusion#trainer")
 
 
 def trainers(w):
@@ -118,9 +118,9 @@ FLAGS = [
     ("labels_per_class", 6, lambda w: w("labelled").labels_per_class == 6),
     ("class_names", ["ADI", "LYM"], lambda w: w("labelled").class_names == ["ADI", "LYM"]),
     ("validation_share", 0.4, lambda w: w("labelled").validation_share == 0.4),
-    ("pretraining_overlap", "allow", lambda w: w("labelled").pretraining_overlap == "allow"),
+    ("labelled#pretraining_overlap", "allow", lambda w: w("labelled").pretraining_overlap == "allow"),
     ("maximum_rejected_share", 0.5, lambda w: all_are(stores(w, "maximum_rejected_share"), 0.5)),
-    ("cache_gigabytes", 1, lambda w: all_are(stores(w, "cache_gigabytes"), 1)),
+    ("labelled#cache_gigabytes", 1, lambda w: all_are(stores(w, "cache_gigabytes"), 1)),
     ("judge_share", 0.5, lambda w: w("labelled").judge_share == 0.5),
     ("generated_per_class", 12, lambda w: w("labelled").generated_per_class == 12),
     ("generated_slide", 9, lambda w: w("labelled").generated_slide == 9),
@@ -131,67 +131,83 @@ FLAGS = [
     ("density_scale", 0.15, lambda w: all_are(recorded_stains(w, 1), 0.15)),
     ("latent_orientations", 4, lambda w: [cache.orientations for cache in caches(w)] == [4, 1, 1, 1, 4, 4]),
     ("latent_stain_copies", 3, lambda w: [cache.stain_copies for cache in caches(w)] == [3, 0, 0, 0, 0, 0]),
-    ("classifier_ema_decay", 0.5, lambda w: all_are((part.ema_decay for part in (image(w), *judges(w))), 0.5)),
+    (
+        "image_classifier#trainer#ema_decay",
+        0.5,
+        lambda w: all_are((part.ema_decay for part in (image(w), *judges(w))), 0.5),
+    ),
     ("validation_interval", 3, lambda w: all_are((part.validation_interval for part in classifiers(w)), 3)),
     ("patience", 3, lambda w: all_are((trainer.best.patience for trainer in classifiers(w)), 3)),
     ("patience", None, lambda w: all_are((trainer.best.patience for trainer in classifiers(w)), None)),
     ("image_classifier_steps", 9, lambda w: image(w).steps == image(w).data_loader.step_sampler.steps == 9),
-    ("image_classifier_batch_size", 6, lambda w: image(w).data_loader.items_per_batch == 6),
-    ("image_classifier_learning_rate", 1e-5, lambda w: optimizer(image(w)) == 1e-5),
-    ("image_classifier_extra_channels", [32, 64], lambda w: shape(image(w), "extra_channels") == [32, 64]),
-    ("image_classifier_dropout", 0.3, lambda w: shape(image(w), "dropout") == 0.3),
+    ("image_classifier#trainer#batch_size", 6, lambda w: image(w).data_loader.items_per_batch == 6),
+    ("image_classifier#optimizer#lr", 1e-5, lambda w: optimizer(image(w)) == 1e-5),
+    ("image_classifier#architecture#extra_channels", [32, 64], lambda w: shape(image(w), "extra_channels") == [32, 64]),
+    ("image_classifier#architecture#dropout", 0.3, lambda w: shape(image(w), "dropout") == 0.3),
     ("judge_steps", 9, lambda w: all_are((judge.steps for judge in judges(w)), 9)),
     ("judge_steps", 9, lambda w: all_are((judge.data_loader.step_sampler.steps for judge in judges(w)), 9)),
-    ("judge_batch_size", 6, lambda w: all_are((judge.data_loader.items_per_batch for judge in judges(w)), 6)),
-    ("judge_channels", [4] * 4, lambda w: all_are((shape(judge, "block_inplanes") for judge in judges(w)), [4] * 4)),
-    ("judge_learning_rate", 1e-5, lambda w: all_are(map(optimizer, judges(w)), 1e-5)),
+    ("judge#trainer#batch_size", 6, lambda w: all_are((judge.data_loader.items_per_batch for judge in judges(w)), 6)),
+    (
+        "judge#architecture#block_inplanes",
+        [4] * 4,
+        lambda w: all_are((shape(judge, "block_inplanes") for judge in judges(w)), [4] * 4),
+    ),
+    ("judge#optimizer#lr", 1e-5, lambda w: all_are(map(optimizer, judges(w)), 1e-5)),
     ("decoder_steps", 9, lambda w: decoder(w).steps == decoder(w).data_loader.step_sampler.steps == 9),
-    ("decoder_batch_size", 6, lambda w: decoder(w).data_loader.items_per_batch == 6),
-    ("decoder_learning_rate", 1e-5, lambda w: optimizer(decoder(w)) == 1e-5),
-    ("decoder_learning_rate", 1e-5, lambda w: decoder(w).make_discriminator_optimizer.keywords["lr"] == 1e-5),
-    ("ce_weight", 0.5, lambda w: decoder(w).loss.ce_weight == 0.5),
-    ("ce_balance", "fixed", lambda w: decoder(w).loss.balance == "fixed"),
-    ("decoder_cool_down", 1, lambda w: decoder(w).cool_down == 1),
+    ("decoder#trainer#batch_size", 6, lambda w: decoder(w).data_loader.items_per_batch == 6),
+    ("decoder#optimizer#lr", 1e-5, lambda w: optimizer(decoder(w)) == 1e-5),
+    ("decoder#optimizer#lr", 1e-5, lambda w: decoder(w).make_discriminator_optimizer.keywords["lr"] == 1e-5),
+    ("decoder#loss#ce_weight", 0.5, lambda w: decoder(w).loss.ce_weight == 0.5),
+    ("decoder#loss#balance", "fixed", lambda w: decoder(w).loss.balance == "fixed"),
+    ("decoder#trainer#cool_down", 1, lambda w: decoder(w).cool_down == 1),
     ("perceptual_network", "resnet18", lambda w: decoder(w).loss.reconstruction.perceptual.network == "resnet18"),
     ("perceptual_weights", "w.pt", lambda w: decoder(w).loss.reconstruction.perceptual.weights == "w.pt"),
-    ("perceptual_weight", 0.3, lambda w: decoder(w).loss.reconstruction.perceptual_weight == 0.3),
-    ("adversarial_weight", 0.1, lambda w: decoder(w).loss.reconstruction.adversarial_weight == 0.1),
+    (
+        "decoder#loss#reconstruction#perceptual_weight",
+        0.3,
+        lambda w: decoder(w).loss.reconstruction.perceptual_weight == 0.3,
+    ),
+    (
+        "decoder#loss#reconstruction#adversarial_weight",
+        0.1,
+        lambda w: decoder(w).loss.reconstruction.adversarial_weight == 0.1,
+    ),
     ("latent_classifier_trunk", "encoder", lambda w: latent(w).architecture.func.__name__ == "EncoderClassifier"),
     ("latent_classifier_steps", 9, lambda w: latent(w).steps == latent(w).data_loader.step_sampler.steps == 9),
-    ("latent_classifier_batch_size", 6, lambda w: latent(w).data_loader.items_per_batch == 6),
-    ("latent_classifier_channels", [16, 32], lambda w: shape(latent(w), "channels") == [16, 32]),
-    ("latent_classifier_attention", [True] * 2, lambda w: shape(latent(w), "attention_levels") == [True] * 2),
-    ("latent_classifier_residual_blocks", 2, lambda w: shape(latent(w), "num_res_blocks") == 2),
+    ("train#trainer#batch_size", 6, lambda w: latent(w).data_loader.items_per_batch == 6),
+    ("half_unet#channels", [16, 32], lambda w: shape(latent(w), "channels") == [16, 32]),
+    ("half_unet#attention_levels", [True] * 2, lambda w: shape(latent(w), "attention_levels") == [True] * 2),
+    ("half_unet#num_res_blocks", 2, lambda w: shape(latent(w), "num_res_blocks") == 2),
     (
         "latent_classifier_extra_channels",
         [64],
         lambda w: w("encoder_trunk_architecture").keywords["extra_channels"] == [64],
     ),
-    ("latent_classifier_learning_rate", 1e-5, lambda w: optimizer(latent(w)) == 1e-5),
-    ("latent_classifier_weight_decay", 0.01, lambda w: optimizer(latent(w), "weight_decay") == 0.01),
+    ("train#optimizer#lr", 1e-5, lambda w: optimizer(latent(w)) == 1e-5),
+    ("train#optimizer#weight_decay", 0.01, lambda w: optimizer(latent(w), "weight_decay") == 0.01),
     ("latent_classifier_dropout", 0.3, lambda w: shape(latent(w), "dropout") == 0.3),
     ("latent_classifier_dropout", 0.3, lambda w: w("encoder_trunk_architecture").keywords["dropout"] == 0.3),
-    ("latent_classifier_ema_decay", 0.5, lambda w: latent(w).ema_decay == 0.5),
-    ("latent_classifier_maximum_timestep", 500, lambda w: latent(w).maximum_timestep == 500),
-    ("calibrate_temperature", True, lambda w: latent(w).calibrate is True),
-    ("classifier_head_channels", 16, lambda w: all_are(shapes(w, "head_channels"), 16)),
-    ("classifier_norm_groups", 4, lambda w: all_are(shapes(w, "norm_groups"), 4)),
-    ("classifier_norm_groups", 4, lambda w: all_are((shape(j, "norm")[1]["num_groups"] for j in judges(w)), 4)),
-    ("diffusion_adaptation", "low_rank", lambda w: diffusion(w).method == "low_rank"),
-    ("low_rank", 3, lambda w: diffusion(w).rank == 3),
+    ("train#trainer#ema_decay", 0.5, lambda w: latent(w).ema_decay == 0.5),
+    ("train#trainer#maximum_timestep", 500, lambda w: latent(w).maximum_timestep == 500),
+    ("train#trainer#calibrate", True, lambda w: latent(w).calibrate is True),
+    ("half_unet#head_channels", 16, lambda w: all_are(shapes(w, "head_channels"), 16)),
+    ("half_unet#norm_groups", 4, lambda w: all_are(shapes(w, "norm_groups"), 4)),
+    ("half_unet#norm_groups", 4, lambda w: all_are((shape(j, "norm")[1]["num_groups"] for j in judges(w)), 4)),
+    ("diffusion_method", "low_rank", lambda w: diffusion(w).method == "low_rank"),
+    ("diffusion_rank", 3, lambda w: diffusion(w).rank == 3),
     ("target_dir", "/other", lambda w: diffusion(w).latents.unlabelled.patches.dataset_dir == "/other"),
     ("target_dir", None, lambda w: diffusion(w).latents.unlabelled is None),
     ("pretraining_dir", "/other", lambda w: diffusion(w).latents.pretraining.patches.dataset_dir == "/other"),
     ("pretraining_dir", None, lambda w: diffusion(w).latents.pretraining is None),
-    ("pretraining_share", 0.25, lambda w: diffusion(w).latents.pretraining_share == 0.25),
+    ("diffusion#latents#pretraining_share", 0.25, lambda w: diffusion(w).latents.pretraining_share == 0.25),
     ("diffusion_steps", 9, lambda w: diffusion(w).steps == diffusion(w).data_loader.step_sampler.steps == 9),
-    ("diffusion_batch_size", 6, lambda w: diffusion(w).data_loader.items_per_batch == 6),
-    ("diffusion_learning_rate", 1e-5, lambda w: optimizer(diffusion(w)) == 1e-5),
-    ("diffusion_warm_up", 7, lambda w: diffusion(w).warm_up == 7),
-    ("diffusion_ema_decay", 0.5, lambda w: diffusion(w).ema_decay == 0.5),
-    ("maximum_gradient_norm", 0.5, lambda w: diffusion(w).maximum_gradient_norm == 0.5),
-    ("num_inference_steps", 3, lambda w: diffusion(w).sample_steps == 3),
-    ("eta", 0.5, lambda w: diffusion(w).sample_eta == 0.5),
+    ("diffusion#trainer#batch_size", 6, lambda w: diffusion(w).data_loader.items_per_batch == 6),
+    ("diffusion#optimizer#lr", 1e-5, lambda w: optimizer(diffusion(w)) == 1e-5),
+    ("diffusion#trainer#warm_up", 7, lambda w: diffusion(w).warm_up == 7),
+    ("diffusion#trainer#ema_decay", 0.5, lambda w: diffusion(w).ema_decay == 0.5),
+    ("diffusion#trainer#maximum_gradient_norm", 0.5, lambda w: diffusion(w).maximum_gradient_norm == 0.5),
+    ("num_inference_steps", 3, lambda w: diffusion(w).num_inference_steps == 3),
+    ("diffusion#trainer#eta", 0.5, lambda w: diffusion(w).eta == 0.5),
     ("inference_batch_size", 5, lambda w: all_are((part.batch_size for part in caches(w) + trainers(w)), 5)),
     ("checkpoint_interval", 3, lambda w: all_are((trainer.checkpoint_interval for trainer in trainers(w)), 3)),
     (
@@ -277,7 +293,7 @@ def test_a_number_of_things_that_is_none_is_refused_at_once(workflow, tmp_path, 
         ("label_per_class", "labels_per_class"),
         ("pretraineddir", "pretrained_dir"),
         ("patch_size", None),  # the pre-training's, not this config's
-        ("decoding#trianer", "decoding::trainer"),
+        ("decoder#trianer", "decoding::trainer"),
     ],
 )
 def test_unknown_flags_are_refused_with_a_hint(workflow, tmp_path, flag, meant):
@@ -292,4 +308,4 @@ def test_unknown_flags_are_refused_with_a_hint(workflow, tmp_path, flag, meant):
 
 def test_the_diffusion_model_is_left_alone_by_default(workflow, tmp_path):
     made = workflow("adapt.json", output_dir=str(tmp_path)).parser.get_parsed_content
-    assert made("diffusion_adapting#trainer") is None and not made("pretrained").adapts_diffusion
+    assert made("diffusion#trainer") is None and not made("pretrained").adapts_diffusion

@@ -53,7 +53,7 @@ FLAGS = [
     ("guidance_maximum_norm", 0.5, lambda w: w("inferer").guidance_maximum_norm == 0.5),
     ("guidance_temperature", 2, lambda w: w("inferer").guidance_temperature == 2.0),
     ("decoder", "pretrained", lambda w: w("network_def").decoder == "pretrained"),
-    ("generator_steps", 4, lambda w: w("network_def").steps == 4),
+    ("network_def#num_inference_steps", 4, lambda w: w("network_def").steps == 4),
     ("generator_class", "TUM", lambda w: w("network_def").name == "TUM"),
     ("pictures", False, lambda w: w("guidance_pictures") is None),
     ("picture_scales", [0, 3], lambda w: w("guidance_pictures").scales == [0.0, 3.0]),

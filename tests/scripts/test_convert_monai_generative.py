@@ -297,11 +297,11 @@ def test_an_autoencoder_alone_is_one_to_train_a_diffusion_model_on(converted, wo
     out = folder / "alone"
     own = {name: value for name, value in flags.items() if not name.startswith(("diffusion", "latent_scale"))}
     run_here({**own, "output_dir": out}, monkeypatch)
-    assert "run diffusion_model --config_file configs/pretrain.json" in capsys.readouterr().out
+    assert "run diffusion --config_file configs/pretrain.json" in capsys.readouterr().out
     latent = load_artefact(out / "autoencoder.pt", "autoencoder")[1]["latent"]
     settings = {"output_dir": str(out), "dataset_dir": str(folder / "tiles"), "latent_channels": 4}
     made = workflow(**settings, diffusion_steps=1)
-    made.run_id = "diffusion_model"
+    made.run_id = "diffusion"
     made.run()
     pretrained = PretrainedModels(out, RunFolder(folder / "adapt")).prepare()
     assert pretrained.scale == latent["scale"] != 0.9 and pretrained.image_hashes() is None

@@ -272,7 +272,7 @@ def test_killed_and_continued_is_the_uninterrupted_run(workflow, tmp_path):
     [
         ({"dropout_passes": 4}, "its number of passes is 3, this run's is 4"),
         ({"folds": 3}, "its training images is"),
-        ({"scorer_dropout": 0.1}, "its architecture is"),
+        ({"train#architecture#dropout": 0.1}, "its architecture is"),
         ({"scorer_view": "grey"}, "its view is colour, this run's is grey"),
         ({"density_scale": 0.1}, "its stain variation is .*0.5.*0.1"),
         ({"scorer_steps": 41}, "its number of steps is 40, this run's is 41"),

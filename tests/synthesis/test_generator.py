@@ -68,7 +68,7 @@ def test_what_cannot_be_made_is_refused(adapted, settings, shape, message):
 
 
 def test_no_steps_are_refused_before_anything_is_read():
-    with pytest.raises(ValueError, match="--generator_steps is 0"):
+    with pytest.raises(ValueError, match="--network_def#num_inference_steps is 0"):
         PatchGenerator("/nowhere", steps=0)
 
 
@@ -78,7 +78,7 @@ from monai.bundle import verify_net_in_out
 for folder, root in (({above!r}, {name!r}), ({root!r}, ".")):  # above first, where Python doesn't find the bundle
     os.chdir(folder)
     settings = {{"meta_file": f"{{root}}/configs/metadata.json", "config_file": f"{{root}}/configs/inference.json"}}
-    settings |= {{"bundle_root": root, "device": "cpu", "generator_steps": 1}}
+    settings |= {{"bundle_root": root, "device": "cpu", "network_def#num_inference_steps": 1}}
     verify_net_in_out("network_def", adapted_dir=f"{{root}}/models/adapt", **settings)
 try:
     verify_net_in_out("network_def", adapted_dir="/nowhere", **settings)
@@ -110,7 +110,7 @@ def exported(bundle_root, packed, path, command, **settings):
         input_shape=[1, *SHAPE],
         adapted_dir=str(packed),
         device="cpu",
-        generator_steps=2,
+        **{"network_def#num_inference_steps": 2},
         guidance_scale=100.0,
         **settings,
     )

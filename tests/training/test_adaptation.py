@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TINY_ADAPTATION
-from helpers import assert_equal, kill_stage, root_cause
+from helpers import assert_equal, kill_stage, nested, root_cause
 
 from bundle.data.views import VIEWS
 from bundle.models.artefacts import fingerprint, load_artefact, read_artefact, save_artefact
@@ -81,7 +81,7 @@ def test_only_the_decoder_is_trained(pretrained, adapted):
 def test_a_changed_encoder_is_noticed(pretrained, adapted, workflow, tmp_path):
     folder = copy(adapted, tmp_path, without=["decoder"])
     trainer = workflow("adapt.json", output_dir=str(folder), pretrained_dir=str(pretrained)).parser.get_parsed_content(
-        "decoding#trainer"
+        "decoder#trainer"
     )
     step = trainer._iteration
 
@@ -139,12 +139,12 @@ def test_training_stops_when_validation_no_longer_improves(pretrained, adapted, 
     folder = copy(adapted, tmp_path, without=["image_classifier"])
     settings = {"output_dir": str(folder), "pretrained_dir": str(pretrained), "image_classifier_steps": 40}
     settings |= {"patience": 2}
-    trainer = workflow("adapt.json", **settings).parser.get_parsed_content("image_classification#trainer")
+    trainer = workflow("adapt.json", **settings).parser.get_parsed_content("image_classifier#trainer")
     trainer.run()
     # Validated at 2, 4 and 6: the first was the best, and two more were no better.
     assert (trainer.state.iteration, trainer.best.step) == (6, 2)
     trainer.folder.close()
-    again = workflow("adapt.json", **settings).parser.get_parsed_content("image_classification#trainer")
+    again = workflow("adapt.json", **settings).parser.get_parsed_content("image_classifier#trainer")
     again.run()
     assert again.state.iteration == 6 and again.best.step == 2
     assert json.loads((folder / "metrics.json").read_text())["image_classifier"]["steps"] == 6
@@ -166,7 +166,7 @@ def test_decoder_refuses_an_image_classifier_of_other_classes(pretrained, adapte
     save_artefact(folder / "image_classifier.pt", "image_classifier", network, classes=facts["classes"][::-1])
     with pytest.raises(ValueError, match="image_classifier.pt tells the classes .* they don't belong together"):
         made = workflow("adapt.json", output_dir=str(folder), pretrained_dir=str(pretrained))
-        made.parser.get_parsed_content("decoding#trainer").run()
+        made.parser.get_parsed_content("decoder#trainer").run()
 
 
 def damaged(pretrained, tmp_path, kind, **facts):
@@ -218,11 +218,13 @@ def test_without_a_discriminator_the_remedy_is_named_and_works(pretrained, adapt
     (other / "discriminator.pt").unlink()
     folder = copy(adapted, tmp_path, without=["decoder"])
     settings = {"output_dir": str(folder), "pretrained_dir": str(other)}
-    trainer = workflow("adapt.json", **settings).parser.get_parsed_content("decoding#trainer")
-    with pytest.raises(FileNotFoundError, match="--adversarial_weight 0"):
+    trainer = workflow("adapt.json", **settings).parser.get_parsed_content("decoder#trainer")
+    with pytest.raises(FileNotFoundError, match="--decoder#loss#reconstruction#adversarial_weight 0"):
         trainer.run()
     trainer.folder.close()
-    workflow("adapt.json", **settings, adversarial_weight=0.0).parser.get_parsed_content("decoding#trainer").run()
+    workflow(
+        "adapt.json", **settings, **nested("decoder#loss#reconstruction", adversarial_weight=0.0)
+    ).parser.get_parsed_content("decoder#trainer").run()
     assert (folder / "decoder.pt").is_file()
 
 
@@ -239,7 +241,7 @@ def test_judge_reads_back_and_refuses_other_classes(adapted):
 def test_encoder_trunk_is_an_option_and_calibration_too(pretrained, adapted, workflow, tmp_path, trunk):
     folder = copy(adapted, tmp_path, without=["latent_classifier"])
     settings = {"output_dir": str(folder), "pretrained_dir": str(pretrained), "latent_classifier_trunk": trunk}
-    settings |= {"calibrate_temperature": True, "latent_classifier_maximum_timestep": 500}
+    settings |= {"train#trainer#calibrate": True, "train#trainer#maximum_timestep": 500}
     workflow("adapt.json", **settings).parser.get_parsed_content("latent_classifier")
     network, facts = load_classifier(folder / "latent_classifier.pt", "latent_classifier")
     assert facts["definition"]["_target_"] == "EncoderClassifier" and facts["maximum_timestep"] == 500
@@ -260,9 +262,9 @@ def test_temperature_of_overconfident_logits_is_found():
 @pytest.mark.parametrize("method", ["full", "low_rank"])
 def test_the_diffusion_model_itself_can_be_adapted(pretrained, adapted, workflow, tmp_path, method):
     folder = copy(adapted, tmp_path, without=["diffusion"])
-    settings = {"output_dir": str(folder), "pretrained_dir": str(pretrained), "diffusion_adaptation": method}
-    settings |= {"diffusion_learning_rate": 0.01, "diffusion_warm_up": 0, "diffusion_ema_decay": 0.0}
-    settings |= {"pretraining_dir": str(pretrained / "cache" / "generated_patches"), "low_rank": 2}
+    settings = {"output_dir": str(folder), "pretrained_dir": str(pretrained), "diffusion_method": method}
+    settings |= {"diffusion#optimizer#lr": 0.01, "diffusion#trainer#warm_up": 0, "diffusion#trainer#ema_decay": 0.0}
+    settings |= {"pretraining_dir": str(pretrained / "cache" / "generated_patches"), "diffusion_rank": 2}
     workflow("adapt.json", **settings).run()
     parent, parent_facts = load_artefact(pretrained / "diffusion.pt", "diffusion")
     network, facts = load_artefact(folder / "diffusion.pt", "diffusion")
@@ -270,7 +272,7 @@ def test_the_diffusion_model_itself_can_be_adapted(pretrained, adapted, workflow
     changed = network.state_dict()["conv_in.conv.weight"] - parent.state_dict()["conv_in.conv.weight"]
     rank = torch.linalg.matrix_rank(changed.flatten(1), rtol=1e-3)
     assert rank == 2 if method == "low_rank" else rank > 2
-    metrics = json.loads((folder / "metrics.json").read_text())["diffusion_adaptation"]
+    metrics = json.loads((folder / "metrics.json").read_text())["diffusion"]
     assert metrics["pretraining_share"] == 0.1 and metrics["copies"]["images"] == 64
     assert {"loss_before", "loss_after"} <= metrics.keys()
     # A second run changes nothing, and the stages that don't adapt it still accept the folder.
@@ -283,13 +285,13 @@ def test_the_diffusion_model_itself_can_be_adapted(pretrained, adapted, workflow
 def test_adapting_in_a_folder_with_the_pretrained_model_is_refused(pretrained, adapted, workflow, tmp_path):
     settings = {"output_dir": str(copy(adapted, tmp_path)), "pretrained_dir": str(pretrained)}
     with pytest.raises(RuntimeError) as caught:
-        workflow("adapt.json", **settings, diffusion_adaptation="full").run()
+        workflow("adapt.json", **settings, diffusion_method="full").run()
     assert "is the pre-trained diffusion model" in str(root_cause(caught.value))
 
 
 def test_tiles_kept_for_the_judge_may_not_adapt_the_diffusion_model(pretrained, adapted, workflow, tmp_path):
     folder = copy(adapted, tmp_path, without=["diffusion"])
-    settings = {"output_dir": str(folder), "pretrained_dir": str(pretrained), "diffusion_adaptation": "full"}
+    settings = {"output_dir": str(folder), "pretrained_dir": str(pretrained), "diffusion_method": "full"}
     with pytest.raises(RuntimeError) as caught:
         workflow("adapt.json", **settings, target_dir=str(folder / "cache" / "generated_labelled")).run()
     assert "is kept for validating, judging or testing" in str(root_cause(caught.value))
@@ -304,13 +306,13 @@ def test_without_tiles_for_a_judge_all_else_is_done_and_said(pretrained, workflo
     assert (tmp_path / "run" / "latent_classifier.pt").is_file()
 
 
-@pytest.mark.parametrize("flag, value", [("latent_classifier_maximum_timestep", 1001), ("num_inference_steps", 1001)])
+@pytest.mark.parametrize("flag, value", [("train#trainer#maximum_timestep", 1001), ("num_inference_steps", 1001)])
 def test_numbers_beyond_the_schedule_are_refused_before_anything_is_trained(
     pretrained, workflow, tmp_path, flag, value
 ):
     settings = {"output_dir": str(tmp_path / "run"), "pretrained_dir": str(pretrained), flag: value}
     with pytest.raises(RuntimeError) as caught:
-        workflow("adapt.json", **settings, diffusion_adaptation="full").run()
+        workflow("adapt.json", **settings, diffusion_method="full").run()
     assert f"{flag} is {value}" in str(root_cause(caught.value))
     assert not list((tmp_path / "run").glob("*classifier*"))
 
@@ -330,7 +332,7 @@ def test_last_step_is_validated_once(pretrained, adapted, workflow, tmp_path, mo
     )
     folder = copy(adapted, tmp_path, without=["image_classifier"])
     settings = {"output_dir": str(folder), "pretrained_dir": str(pretrained), "image_classifier_steps": 5}
-    workflow("adapt.json", **settings).parser.get_parsed_content("image_classification#trainer").run()
+    workflow("adapt.json", **settings).parser.get_parsed_content("image_classifier#trainer").run()
     assert steps == [2, 4, 5]
 
 
@@ -338,7 +340,9 @@ def test_an_artefact_of_other_settings_is_not_kept_without_its_checkpoint(pretra
     folder = copy(adapted, tmp_path)
     (folder / "decoder_checkpoint.pt").unlink()
     with pytest.raises(RuntimeError) as caught:
-        workflow("adapt.json", output_dir=str(folder), pretrained_dir=str(pretrained), ce_weight=1.0).run()
+        workflow(
+            "adapt.json", output_dir=str(folder), pretrained_dir=str(pretrained), **{"decoder#loss#ce_weight": 1.0}
+        ).run()
     assert "decoder.pt can't be continued: its loss is" in str(root_cause(caught.value))
 
 
@@ -363,21 +367,23 @@ def test_unknown_pretraining_images_are_an_error_unless_allowed(pretrained, work
     other = damaged(pretrained, tmp_path, "diffusion")
     (other / "image_hashes.txt").unlink()
     settings = {"output_dir": str(tmp_path / "out"), "pretrained_dir": str(other)}
-    with pytest.raises(ValueError, match="left no image_hashes.txt.*--pretraining_overlap allow"):
+    with pytest.raises(ValueError, match="left no image_hashes.txt.*--labelled#pretraining_overlap allow"):
         workflow("adapt.json", **settings).parser.get_parsed_content("labelled").prepare()
-    allowed = workflow("adapt.json", **settings, pretraining_overlap="allow").parser.get_parsed_content("labelled")
+    allowed = workflow("adapt.json", **settings, **{"labelled#pretraining_overlap": "allow"}).parser.get_parsed_content(
+        "labelled"
+    )
     assert allowed.prepare().describe()["pretraining_overlap"] is None
 
 
 def test_tiles_for_an_adaptation_that_is_off_are_refused(workflow, tmp_path):
     with pytest.raises(RuntimeError) as caught:
         workflow("adapt.json", output_dir=str(tmp_path), target_dir=str(tmp_path))
-    assert "is only for --diffusion_adaptation full or low_rank" in str(root_cause(caught.value))
+    assert "is only for --diffusion_method full or low_rank" in str(root_cause(caught.value))
 
 
 def test_a_classifier_that_does_not_fit_the_latents_is_refused_before_training(pretrained, workflow, tmp_path):
     settings = {"output_dir": str(tmp_path / "run"), "pretrained_dir": str(pretrained)}
-    settings |= {"latent_classifier_channels": [32] * 6, "latent_classifier_attention": [False] * 6}
+    settings |= {"half_unet#channels": [32] * 6, "half_unet#attention_levels": [False] * 6}
     with pytest.raises(RuntimeError) as caught:
         workflow("adapt.json", **settings).run()
     assert "side 16" in str(root_cause(caught.value))

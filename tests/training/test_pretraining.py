@@ -141,7 +141,10 @@ def test_leftovers_of_a_killed_save_are_removed(pretrained, workflow, tmp_path):
 
 @pytest.mark.parametrize(
     "options",
-    [{"prediction_type": "v", "min_snr_gamma": 5.0}, {"diffusion_loss": "l1", "maximum_gradient_norm": None}],
+    [
+        {"noise_schedule#prediction_type": "v", "diffusion#trainer#min_snr_gamma": 5.0},
+        {"diffusion#trainer#loss_type": "l1", "diffusion#trainer#maximum_gradient_norm": None},
+    ],
     ids=["v, min-SNR", "l1, no clipping"],
 )
 def test_options_of_the_diffusion_loss_train_and_sample(pretrained, workflow, tmp_path, options):
@@ -151,7 +154,7 @@ def test_options_of_the_diffusion_loss_train_and_sample(pretrained, workflow, tm
         (folder / name).unlink()
     workflow(output_dir=str(folder), **options).run()
     _, facts = load_artefact(folder / "diffusion.pt", "diffusion")
-    assert facts["schedule"]["prediction_type"] == options.get("prediction_type", "epsilon")
+    assert facts["schedule"]["prediction_type"] == options.get("noise_schedule#prediction_type", "epsilon")
     assert (folder / "samples.png").read_bytes() != (pretrained / "samples.png").read_bytes()
 
 
@@ -159,8 +162,13 @@ def test_training_learns(workflow, tmp_path):
     """Some hundred steps on built-in patches: both losses fall far below their start."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    settings = {"autoencoder_steps": 120, "autoencoder_cool_down": 0, "adversarial_start": 1000, "diffusion_steps": 120}
-    settings |= {"autoencoder_learning_rate": 2e-3, "diffusion_learning_rate": 2e-3, "diffusion_warm_up": 5}
+    settings = {
+        "autoencoder_steps": 120,
+        "autoencoder_cool_down": 0,
+        "autoencoder_loss#adversarial_start": 1000,
+        "diffusion_steps": 120,
+    }
+    settings |= {"autoencoder_learning_rate": 2e-3, "diffusion_learning_rate": 2e-3, "diffusion#trainer#warm_up": 5}
     settings |= {"checkpoint_interval": 120, "picture_interval": 120, "val_interval": 120}
     workflow(output_dir=str(tmp_path), **settings).run()
     for stage, tag, share in (("autoencoder", "l1", 0.5), ("diffusion", "loss", 0.7)):

@@ -11,7 +11,7 @@ def test_real_patches_train(workflow, real_data, tmp_path):
         "autoencoder_steps": 60,
         "autoencoder_batch_size": 8,
         "autoencoder_learning_rate": 2e-3,
-        "adversarial_start": 1000,
+        "autoencoder_loss#adversarial_start": 1000,
         "diffusion_steps": 2,
         "latent_orientations": 1,
         "checkpoint_interval": 60,

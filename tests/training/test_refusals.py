@@ -21,10 +21,10 @@ ROOT = Path(__file__).resolve().parents[2]
     "change, named",
     [
         ({"diffusion_learning_rate": 1e-4}, "learning rate is .0.001., this run's is .0.0001."),
-        ({"diffusion_loss": "l1"}, "loss is .'mse', None., this run's is .'l1', None."),
-        ({"ema_decay": 0.5}, "averaging is 0.9999, this run's is 0.5"),
-        ({"beta_end": 0.0195}, "schedule"),
-        ({"diffusion_warm_up": 5}, "warm-up is 50, this run's is 5"),
+        ({"diffusion#trainer#loss_type": "l1"}, "loss is .'mse', None., this run's is .'l1', None."),
+        ({"diffusion#trainer#ema_decay": 0.5}, "averaging is 0.9999, this run's is 0.5"),
+        ({"noise_schedule#beta_end": 0.0195}, "schedule"),
+        ({"diffusion#trainer#warm_up": 5}, "warm-up is 50, this run's is 5"),
         ({"latent_orientations": 3}, "latent orientations is 2, this run's is 3"),
     ],
 )
@@ -44,7 +44,7 @@ def test_changed_settings_of_the_diffusion_stage_refuse_to_resume(pretrained, wo
         ({"autoencoder_channels": [16, 32]}, "architecture"),
         ({"autoencoder_learning_rate": 1e-4}, "learning rate is .0.001., this run's is .0.0001."),
         ({"autoencoder_batch_size": 5}, "batch size is 4, this run's is 5"),
-        ({"adversarial_weight": 0.1}, "loss"),
+        ({"autoencoder_loss#adversarial_weight": 0.1}, "loss"),
         ({"stain_augmentation": 0.5}, "stain augmentation is 0.0, this run's is 0.5"),
         ({"precision": "bf16"}, "precision is float32, this run's is bfloat16"),
         ({"generated_per_class": 3}, "generated with|data"),

@@ -197,7 +197,7 @@ from monai.bundle import ConfigWorkflow, ckpt_export, create_workflow, load, ver
 root, schema, made = "models/histodiffusion", sys.argv[1], sys.argv[2]
 names = {"meta_file": f"{root}/configs/metadata.json", "config_file": f"{root}/configs/inference.json"}
 verify_metadata(meta_file=names["meta_file"], filepath=schema, hash_val="06954cad2cc5d3784e72077ac76f0fc8")
-verify_net_in_out("network_def", **names, bundle_root=root, device="cpu", generator_steps=1)
+verify_net_in_out("network_def", **names, bundle_root=root, device="cpu", **{"network_def#num_inference_steps": 1})
 workflow = ConfigWorkflow(workflow_type="infer", config_file=names["config_file"], meta_file=names["meta_file"])
 workflow.initialize()
 assert not workflow.check_properties(), workflow.check_properties()
@@ -212,7 +212,7 @@ with torch.no_grad():
     patch = network(noise)
 assert patch.shape == (1, 3, 64, 64)
 ckpt_export("network_def", filepath=made + ".ts", ckpt_file=f"{root}/models/model.pt", use_trace=True, **names,
-            bundle_root=root, device="cpu", generator_steps=1, input_shape=[1, 3, 32, 32])
+            bundle_root=root, device="cpu", **{"network_def#num_inference_steps": 1}, input_shape=[1, 3, 32, 32])
 torch.testing.assert_close(torch.jit.load(made + ".ts")(noise), patch, rtol=0, atol=1e-4)
 print("all steps done")
 """

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY_SELECTION
-from helpers import assert_equal, kill_stage, root_cause
+from helpers import assert_equal, kill_stage, nested, root_cause
 from monai.bundle import ConfigWorkflow
 from PIL import Image
 
@@ -20,18 +20,18 @@ TINY_STYLEGAN2 = {
     "patch_size": 32,
     "generated_per_class": 10,
     "labels_per_class": 4,
-    "validation_share": 0.25,
+    "labelled#validation_share": 0.25,
     "channels": [8, 8, 8, 4],
     "latent_channels": 8,
     "style_channels": 8,
-    "mapping_layers": 2,
+    "train#generator#mapping_layers": 2,
     "stylegan2_steps": 4,
     "stylegan2_batch_size": 4,
-    "r1_interval": 2,
-    "path_interval": 2,
+    "train#trainer#r1_interval": 2,
+    "train#trainer#path_interval": 2,
     "label_ramp": [1, 3],
-    "augmentation_images": 20,
-    "augmentation_target": -1.0,
+    "train#augmentation#images": 20,
+    "train#augmentation#target": -1.0,
     "watch_interval": 2,
     "picture_interval": 4,
     "checkpoint_interval": 2,
@@ -158,7 +158,7 @@ def test_the_class_counts_more_and_more(trainer):
 
 
 def test_styles_are_mixed_with_one_cut_an_image(trainer):
-    made, _ = trainer(mixing_probability=0.9)
+    made, _ = trainer(**nested(mixing_probability=0.9))
     latents, mixed = made.latents(4000)
     layers = made.generator.layers
     assert latents.shape == (2, 4000, 8) and mixed.shape == (4000, layers)
@@ -169,7 +169,7 @@ def test_styles_are_mixed_with_one_cut_an_image(trainer):
 
 
 def test_regularisers_are_updates_of_their_own_every_so_many_steps(trainer, monkeypatch):
-    made, batch = trainer(r1_weight=3.0, r1_interval=2, path_weight=5.0, path_interval=4)
+    made, batch = trainer(r1_weight=3.0, **nested(r1_interval=2, path_weight=5.0, path_interval=4))
     made.path_penalty = lambda lengths: lengths.mean()
     taken = []
     monkeypatch.setattr(
@@ -186,7 +186,7 @@ def test_regularisers_are_updates_of_their_own_every_so_many_steps(trainer, monk
 
 
 def test_one_augmentation_of_the_generated_images_serves_both_updates(trainer):
-    made, batch = trainer(r1_weight=0.0, path_weight=0.0)
+    made, batch = trainer(r1_weight=0.0, **nested(path_weight=0.0))
     made.augmentation.probability = 0.8
     judged = []
     made.discriminator.register_forward_pre_hook(lambda network, arguments: judged.append(arguments[0]))
@@ -222,7 +222,12 @@ def test_a_finished_training_is_kept(made, trained, caplog):
 
 
 def test_other_settings_do_not_continue_it(made, trained):
-    for settings in ({"r1_weight": 3.0}, {"label_ramp": [0, 3]}, {"mixing_probability": 0.1}, {"geometry": "none"}):
+    for settings in (
+        {"r1_weight": 3.0},
+        {"label_ramp": [0, 3]},
+        {"train#trainer#mixing_probability": 0.1},
+        {"geometry": "none"},
+    ):
         with pytest.raises(RuntimeError) as caught:
             made(trained, stylegan2_steps=6, **settings).run()
         assert "can't be continued" in str(root_cause(caught.value)), settings
@@ -277,11 +282,14 @@ def test_a_selection_from_the_pool(pool, trained, made, workflow, tmp_path):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"stylegan2_batch_size": 6}, "--stylegan2_batch_size is 6; it must be a multiple of --deviation_group"),
+        (
+            {"stylegan2_batch_size": 6},
+            "--stylegan2_batch_size is 6; it must be a multiple of --train#discriminator#group",
+        ),
         ({"label_ramp": [3, 1]}, "--label_ramp is [3, 1]"),
         ({"label_ramp": [0, 9]}, "between 0 and the 4 --stylegan2_steps"),
-        ({"mixing_probability": 2.0}, "--mixing_probability is 2.0"),
-        ({"path_weight": -1.0}, "--path_weight is -1.0"),
+        ({"train#trainer#mixing_probability": 2.0}, "--train#trainer#mixing_probability is 2.0"),
+        ({"train#trainer#path_weight": -1.0}, "--train#trainer#path_weight is -1.0"),
         ({"channels": [8, 8]}, "--channels has 2 numbers, and a patch of 32 pixels"),
         ({"geometry": "turns"}, "--geometry is 'turns'"),
     ],

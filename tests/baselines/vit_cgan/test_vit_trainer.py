@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 from conftest import TINY_SELECTION
-from helpers import ROOT, assert_equal, kill_stage
+from helpers import ROOT, assert_equal, kill_stage, nested
 from monai.bundle import ConfigWorkflow
 
 from bundle.baselines.vit_cgan.networks import VitDiscriminator, VitGenerator
@@ -19,24 +19,24 @@ TINY_VIT_CGAN = {
     "patch_size": 32,
     "generated_per_class": 10,
     "labels_per_class": 4,
-    "validation_share": 0.25,
-    "generator_dimensions": [16, 8],
-    "generator_depths": [1, 1],
-    "generator_heads": [2, 2],
-    "noise_dimension": 8,
-    "condition_dimension": 8,
-    "discriminator_dimension": 16,
-    "discriminator_depth": 1,
-    "discriminator_heads": 2,
-    "steps": 4,
-    "batch_size": 4,
-    "penalty_interval": 2,
+    "labelled#validation_share": 0.25,
+    "train#generator#dimensions": [16, 8],
+    "train#generator#depths": [1, 1],
+    "train#generator#heads": [2, 2],
+    "train#generator#noise_dimension": 8,
+    "train#generator#condition_dimension": 8,
+    "train#discriminator#dimension": 16,
+    "train#discriminator#depth": 1,
+    "train#discriminator#heads": 2,
+    "vit_cgan_steps": 4,
+    "vit_cgan_batch_size": 4,
+    "train#trainer#penalty_interval": 2,
     "selection_start": 1,
-    "confidence": 0.0,
-    "realism_quantile": 0.0,
+    "train#trainer#confidence": 0.0,
+    "train#trainer#realism_quantile": 0.0,
     "validation_interval": 2,
     "picture_interval": 2,
-    "compared_images": 4,
+    "train#trainer#compared_images": 4,
     "inference_batch_size": 8,
     "checkpoint_interval": 2,
     "precision": "fp32",
@@ -150,8 +150,8 @@ def test_an_image_that_fails_either_gate_adds_nothing(trainer):
     for name, settings in {
         "off": {"selection_start": None},
         "not yet": {"selection_start": 2},
-        "unsure": {"confidence": 1.0},
-        "none allowed": {"maximum_generated": 0.0},
+        "unsure": {"train#trainer#confidence": 1.0},
+        "none allowed": {"train#trainer#maximum_generated": 0.0},
         "all": {},
     }.items():
         made, batch = trainer(**settings)
@@ -161,7 +161,7 @@ def test_an_image_that_fails_either_gate_adds_nothing(trainer):
     for name in ("not yet", "unsure", "none allowed"):
         assert_equal(dict(states["off"]), dict(states[name]))
     assert any(not torch.equal(states["off"][name], tensor) for name, tensor in states["all"].items())
-    made, batch = trainer(realism_quantile=1.0)
+    made, batch = trainer(**nested(realism_quantile=1.0))
     made.teacher.realism.bias.data.zero_()
     made.ema.weights["projection.weight"][:4] += 1e3 * torch.sign(made.ema.weights["projection.weight"][:4])
     assert step(made, {**batch, "label": torch.zeros(4, dtype=torch.int64)})["chosen"] < 1
@@ -183,7 +183,7 @@ def test_a_rare_penalty_counts_for_the_steps_without_one(trainer):
     """Twice the weight at every step is the same step as the weight at every second."""
     states = []
     for weight, interval in ((0.5, 2), (1.0, 1), (0.0, 1)):
-        made, batch = trainer(penalty_weight=weight, penalty_interval=interval)
+        made, batch = trainer(**nested(penalty_weight=weight, penalty_interval=interval))
         step(made, batch, iteration=2)
         states.append(dict(made.network.state_dict()))
     assert_equal(states[0], states[1])
@@ -205,7 +205,7 @@ def test_a_step_in_bf16_leaves_finite_weights_in_fp32(trainer):
 
 
 def test_the_generator_step_leaves_the_discriminator_and_learns_its_class(trainer):
-    made, batch = trainer(generator_class_weight=5.0)
+    made, batch = trainer(**nested(generator_class_weight=5.0))
     before = {name: tensor.clone() for name, tensor in made.network.state_dict().items()}
     terms = made.update_generator(4)
     assert_equal(before, dict(made.network.state_dict()))
@@ -215,7 +215,7 @@ def test_the_generator_step_leaves_the_discriminator_and_learns_its_class(traine
 
 @pytest.mark.parametrize("weighting", ["uncertainty", "dynamic_average", "gradient_norm", "fixed"])
 def test_each_weighting_takes_a_step(trainer, weighting):
-    made, batch = trainer(loss_weighting=weighting, loss_weighting_interval=1)
+    made, batch = trainer(loss_weighting=weighting, **{"weighting#options#dynamic_average#interval": 1})
     for number in range(1, 4):
         terms = step(made, batch, number)
     assert (terms["weight_real"], terms["weight_generated"]) != (1, 1) or weighting == "fixed"
@@ -245,14 +245,14 @@ def test_its_pool_goes_through_the_common_path(trained, tmp_path):
 @pytest.mark.parametrize(
     "name, value",
     [
-        ("label_smoothing", 1.0),
-        ("confidence", 1.5),
-        ("realism_quantile", -0.1),
-        ("maximum_generated", 2.0),
-        ("penalty_weight", -1.0),
-        ("classification_weight", -1.0),
-        ("generator_class_weight", -1.0),
-        ("compared_images", 3),
+        ("train#trainer#label_smoothing", 1.0),
+        ("train#trainer#confidence", 1.5),
+        ("train#trainer#realism_quantile", -0.1),
+        ("train#trainer#maximum_generated", 2.0),
+        ("train#trainer#penalty_weight", -1.0),
+        ("train#trainer#classification_weight", -1.0),
+        ("train#trainer#generator_class_weight", -1.0),
+        ("train#trainer#compared_images", 3),
     ],
 )
 def test_settings_out_of_range_are_refused(tmp_path, name, value):

@@ -268,7 +268,7 @@ def test_a_split_for_each_seed(study, configs, tmp_path):
         assert first["seed"] == second["seed"] == seed and "patch_size" not in first
         assert first["labels_per_class"] == 4 and "split_file" not in first and "label_fraction" not in first
         # An adaptation to a split that is there draws none.
-        assert part == "diffusion_model" and "labels_per_class" not in second
+        assert part == "diffusion" and "labels_per_class" not in second
         assert second["split_file"] == str(folder / "adapt" / "split.csv")
         for name in ("select.json", "classify.json"):
             found, *_ = [
