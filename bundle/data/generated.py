@@ -18,7 +18,8 @@ from filelock import FileLock
 from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
-from bundle.data.generated_tissue import ARCHITECTURES, FIELD_OF_VIEW, Canvas
+from bundle.data.canvas import FIELD_OF_VIEW, Canvas
+from bundle.data.generated_tissue import ARCHITECTURES
 from bundle.data.marks import ALGORITHMIC_MEDIA, read_marks, save_marked_png
 from bundle.data.stain import EOSIN, HAEMATOXYLIN, optical_density_to_rgb
 from bundle.runs.files import write_json

@@ -7,141 +7,10 @@ that a patch shows the same structures at every size. These are drawings after t
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 
 import numpy as np
-from scipy.ndimage import map_coordinates
-from scipy.sparse import csr_array
 
-FIELD_OF_VIEW = 128.0  # micrometres along each side of a patch, as in NCT-CRC-HE
-
-
-class Canvas:
-    """A square field of ``pixels`` by ``pixels`` with the drawing tools the classes share; lengths in micrometres."""
-
-    def __init__(self, pixels: int, random: np.random.Generator) -> None:
-        self.pixels = pixels
-        self.pitch = FIELD_OF_VIEW / pixels
-        self.random = random
-        centres = ((np.arange(pixels) + 0.5) * self.pitch).astype(np.float32)
-        self.x, self.y = centres[None, :], centres[:, None]
-
-    def between(self, low: float, high: float, count: int | None = None) -> np.ndarray | float:
-        """Uniform draws."""
-        return self.random.uniform(low, high, count)
-
-    def noise(self, wavelength: float) -> np.ndarray:
-        """Smooth Gaussian noise [pixels, pixels] of about zero mean and unit deviation."""
-        weights = _spline_weights(self.pixels, wavelength)
-        grid = self.random.standard_normal((weights.shape[1], weights.shape[1])).astype(np.float32)
-        return np.ascontiguousarray((weights @ (weights @ grid).T).T)
-
-    def streaks(self, along: np.ndarray, across: np.ndarray, length: float, width: float) -> np.ndarray:
-        """Noise stretched to ``length`` by ``width`` in the coordinates (along, across), about unit deviation."""
-        table = self.random.standard_normal((64, 64)).astype(np.float32) * 1.5
-        return map_coordinates(table, [across / width, along / length], order=1, mode="grid-wrap", prefilter=False)
-
-    def scatter(self, spacing: float, jitter: float = 0.35, margin: float = 8.0) -> np.ndarray:
-        """Points [n, 2] as (x, y), evenly but not regularly spread, up to ``margin`` beyond the field."""
-        count = int(np.ceil((FIELD_OF_VIEW + 2 * margin) / spacing)) + 1
-        column, row = np.meshgrid(np.arange(count), np.arange(count))
-        points = np.stack([column + 0.5 * (row % 2), row], axis=-1).reshape(-1, 2).astype(np.float64)
-        points += self.random.uniform(-jitter, jitter, points.shape) + self.random.uniform(-0.75, -0.25, 2)
-        return points * spacing - margin
-
-    def at(self, field: np.ndarray, points: np.ndarray) -> np.ndarray:
-        """The values [n] of a field at points [n, 2]; beyond the edge, those of the edge."""
-        column, row = np.clip((points / self.pitch).astype(int), 0, self.pixels - 1).T
-        return field[row, column]
-
-    def slope(self, field: np.ndarray, points: np.ndarray) -> np.ndarray:
-        """The direction [n], in radians, in which a field rises at points [n, 2]."""
-        vertical, horizontal = np.gradient(field)
-        return np.arctan2(self.at(vertical, points), self.at(horizontal, points))
-
-    def ellipses(
-        self,
-        points: np.ndarray,
-        length: np.ndarray | float,
-        width: np.ndarray | float,
-        angle: np.ndarray | float = 0.0,
-        strength: np.ndarray | float = 1.0,
-        edge: float = 0.9,
-        keep: np.ndarray | None = None,
-    ) -> np.ndarray:
-        """Filled ellipses with soft edges at points [n, 2], the strongest winning where they overlap.
-
-        ``length`` and ``width`` are semi-axes, ``angle`` that of the length; each one number or [n]. ``keep``, bool
-        [n], leaves points out: draw for all points and then keep some, or the draws depend on the resolution.
-        """
-        keep = np.ones(len(points), bool) if keep is None else keep
-        canvas = np.zeros(self.pixels * self.pixels, np.float32)
-        if not keep.any():
-            return canvas.reshape(self.pixels, self.pixels)
-        length, width, angle, strength = (
-            np.broadcast_to(np.asarray(value, np.float32), len(points))[keep, None, None]
-            for value in (length, width, angle, strength)
-        )
-        points, edge = points[keep], max(edge, self.pitch)
-        half = int(np.ceil((max(length.max(), width.max()) + edge) / self.pitch))
-        reach = np.arange(-half, half + 1)
-        column = np.floor(points[:, 0] / self.pitch).astype(int)[:, None, None] + reach[None, None, :]
-        row = np.floor(points[:, 1] / self.pitch).astype(int)[:, None, None] + reach[None, :, None]
-        right = ((column + 0.5) * self.pitch - points[:, 0, None, None]).astype(np.float32)
-        down = ((row + 0.5) * self.pitch - points[:, 1, None, None]).astype(np.float32)
-        cosine, sine = np.cos(angle), np.sin(angle)
-        radius = np.hypot((right * cosine + down * sine) / length, (down * cosine - right * sine) / width)
-        cover = strength * np.clip((1 - radius) * np.minimum(length, width) / edge + 0.5, 0, 1)
-        drawn = (cover > 0) & (column >= 0) & (column < self.pixels) & (row >= 0) & (row < self.pixels)
-        np.maximum.at(canvas, (row * self.pixels + column)[drawn], cover[drawn])
-        return canvas.reshape(self.pixels, self.pixels)
-
-    def depth_in_cells(self, points: np.ndarray, waviness: float, rounding: float) -> np.ndarray:
-        """Depth inside the Voronoi cells of points [n, 2]: 0 on the walls, corners rounded by ``rounding``."""
-        x, y = self.x + waviness * self.noise(32), self.y + waviness * self.noise(32)
-        points = points.astype(np.float32)
-        square = (x - points[:, 0, None, None]) ** 2 + (y - points[:, 1, None, None]) ** 2
-        nearest = square.argmin(axis=0)
-        apart = np.linalg.norm(points[:, None] - points[None, :], axis=-1)
-        np.fill_diagonal(apart, np.inf)
-        # Distance to the wall shared with each other cell; a soft minimum over them rounds the corners.
-        walls = (square - square.min(axis=0)) / (2 * apart[:, nearest])
-        return np.maximum(-rounding * np.log(np.exp(-walls / rounding).sum(axis=0) - 1 + 1e-12), 0)
-
-    def lymphocytes(self, spacing: float, allowed: np.ndarray | None = None, share: float = 1.0) -> np.ndarray:
-        """Small round dark nuclei, on the allowed part of the field (bool [pixels, pixels])."""
-        points = self.scatter(spacing)
-        keep = self.random.random(len(points)) < share
-        if allowed is not None:
-            keep &= self.at(allowed, points)
-        radius = self.between(2.2, 3.0, len(points))
-        strength = self.between(0.65, 1.15, len(points))
-        length = radius * self.between(1, 1.25, len(points))
-        return self.ellipses(points, length, radius, self.angles(points), strength, keep=keep)
-
-    def angles(self, points: np.ndarray) -> np.ndarray:
-        return self.between(0, np.pi, len(points))
-
-
-Maps = tuple[np.ndarray, np.ndarray]  # haematoxylin, eosin
-
-
-@lru_cache(maxsize=64)
-def _spline_weights(pixels: int, wavelength: float) -> csr_array:
-    """Cubic B-spline weights [pixels, nodes], scaled so that noise made with them on both axes has unit deviation.
-
-    Sparse, as each row has four; and threaded matrix products of this size are slow, and sum in an order of their own.
-    """
-    position = (np.arange(pixels) + 0.5) / pixels * FIELD_OF_VIEW / wavelength + 1
-    distance = np.abs(position[:, None] - np.arange(int(np.ceil(FIELD_OF_VIEW / wavelength)) + 3))
-    near = 2 / 3 - distance**2 + distance**3 / 2
-    far = np.clip(2 - distance, 0, None) ** 3 / 6
-    return csr_array((np.where(distance < 1, near, far) / np.sqrt(0.479)).astype(np.float32))
-
-
-def _step(field: np.ndarray, width: float) -> np.ndarray:
-    """0 below -width / 2, 1 above width / 2, and a ramp between."""
-    return np.clip(field / width + 0.5, 0, 1)
+from bundle.data.canvas import FIELD_OF_VIEW, Canvas, Maps, step
 
 
 def adipose(canvas: Canvas) -> Maps:
@@ -151,7 +20,7 @@ def adipose(canvas: Canvas) -> Maps:
     )
     thickness = canvas.between(0.7, 1.4) * (1 + 0.35 * canvas.noise(20))
     wall = np.exp(-((depth / np.maximum(thickness, 0.4)) ** 2)) * np.clip(0.85 + 0.25 * canvas.noise(5), 0.2, None)
-    fold = np.exp(-((canvas.noise(40) / 0.05) ** 2)) * _step(canvas.noise(40) - 0.6, 0.5)  # membranes cut flat
+    fold = np.exp(-((canvas.noise(40) / 0.05) ** 2)) * step(canvas.noise(40) - 0.6, 0.5)  # membranes cut flat
     points = canvas.scatter(9)
     keep = (canvas.at(depth, points) < 2.5) & (canvas.random.random(len(points)) < canvas.between(0.05, 0.3))
     nuclei = canvas.ellipses(
@@ -179,7 +48,7 @@ def background(canvas: Canvas) -> Maps:
 def debris(canvas: Canvas) -> Maps:
     """Necrosis: granular eosinophilic fragments without architecture, strewn with nuclear dust."""
     clumps = 0.7 * canvas.noise(canvas.between(16, 26)) + 0.5 * canvas.noise(7)
-    solid = _step(clumps + canvas.between(0.3, 1.1), 0.5)
+    solid = step(clumps + canvas.between(0.3, 1.1), 0.5)
     grain = 0.5 * canvas.noise(2.2) + 0.4 * canvas.noise(4)
     points = canvas.scatter(canvas.between(4.2, 6), jitter=0.9)
     dusty = canvas.noise(22) + canvas.between(-0.5, 0.3)
@@ -195,7 +64,7 @@ def debris(canvas: Canvas) -> Maps:
 
 def lymphocytes(canvas: Canvas) -> Maps:
     """A sheet of small round dark nuclei with scant cytoplasm."""
-    gap = _step(canvas.noise(14) + 0.5 * canvas.noise(5) - canvas.between(1.4, 2.4), 0.4)
+    gap = step(canvas.noise(14) + 0.5 * canvas.noise(5) - canvas.between(1.4, 2.4), 0.4)
     nuclei = canvas.lymphocytes(canvas.between(6.3, 8.0), gap < 0.3, canvas.between(0.85, 0.97))
     large = canvas.scatter(24)
     large = large[canvas.random.random(len(large)) < canvas.between(0, 0.5)]
@@ -246,7 +115,7 @@ def muscle(canvas: Canvas) -> Maps:
     """Tight parallel wavy fibres with cigar-shaped nuclei along them."""
     along, across = _fibres(canvas, ((60, canvas.between(3, 9)), (24, canvas.between(0.3, 1.2))))
     fibre = canvas.streaks(along, across, 45, canvas.between(2.5, 4)) + 0.7 * canvas.streaks(along, across, 18, 1.4)
-    cleft = _step(canvas.streaks(along, across, 50, canvas.between(3, 5)) - canvas.between(1.3, 2.6), 1.0)
+    cleft = step(canvas.streaks(along, across, 50, canvas.between(3, 5)) - canvas.between(1.3, 2.6), 1.0)
     points = canvas.scatter(canvas.between(13, 18), jitter=0.6)
     points = points[canvas.random.random(len(points)) < canvas.between(0.6, 0.95)]
     nuclei = _spindles(canvas, across, points, (4.5, 8), (1.2, 1.9))
@@ -260,7 +129,7 @@ def stroma(canvas: Canvas) -> Maps:
     along = along + 15 * canvas.noise(50)
     fibre = canvas.streaks(along, across, 22, canvas.between(3, 6)) + 0.5 * canvas.streaks(along, across, 14, 2.5)
     fibril = canvas.streaks(along, across, 9, 1.4) + 0.5 * canvas.noise(2.5)
-    bundle = _step(fibre + 0.45 * fibril + canvas.between(0.2, 1.0), 2.2)
+    bundle = step(fibre + 0.45 * fibril + canvas.between(0.2, 1.0), 2.2)
     points = canvas.scatter(canvas.between(15, 22), jitter=0.8)
     points = points[canvas.random.random(len(points)) < 0.8]
     nuclei = _spindles(canvas, across, points, (3.5, 7), (0.8, 1.5))
@@ -297,7 +166,7 @@ def normal_mucosa(canvas: Canvas) -> Maps:
         right, down = canvas.x - centre[0], canvas.y - centre[1]
         radius = np.hypot((right * cosine + down * sine) / length, (down * cosine - right * sine) / width) * waviness
         inside = np.maximum(inside, (1 - radius) * width)
-        lumen = np.maximum(lumen, _step(canvas.between(0.06, 0.2) - radius, 0.06))
+        lumen = np.maximum(lumen, step(canvas.between(0.06, 0.2) - radius, 0.06))
 
         def around(count: int, inset: float) -> tuple[np.ndarray, np.ndarray]:
             turn = (np.arange(count) + canvas.between(-0.25, 0.25, count)) * 2 * np.pi / count
@@ -314,13 +183,13 @@ def normal_mucosa(canvas: Canvas) -> Maps:
             points = points + canvas.random.normal(0, 0.8, points.shape)
             vacuoles.append(np.column_stack([points, outward, wide * canvas.between(0.6, 1.2, len(points))]))
     ring, vacuoles = np.concatenate(ring), np.concatenate(vacuoles)
-    crypt = _step(inside, 1.2)
+    crypt = step(inside, 1.2)
     ground, pink = _lamina_propria(canvas, inside < -2.5, canvas.between(0.4, 0.85))
     nuclei = canvas.ellipses(ring[:, :2], ring[:, 3], ring[:, 4] * 0.8, ring[:, 2], canvas.between(0.8, 1.2, len(ring)))
     mucin = canvas.ellipses(vacuoles[:, :2], vacuoles[:, 3] * 1.35, vacuoles[:, 3], vacuoles[:, 2], edge=1.4)
     pale = np.maximum(mucin * canvas.between(0.6, 0.85), lumen)
     cell = np.clip(1 + 0.12 * canvas.noise(5), 0, None) * (1 - pale)
-    cleft = _step(-np.abs(inside + 1.6) + canvas.between(-0.5, 1.5), 1.0)  # shrinkage around the crypts
+    cleft = step(-np.abs(inside + 1.6) + canvas.between(-0.5, 1.5), 1.0)  # shrinkage around the crypts
     haematoxylin = np.maximum(crypt * (0.36 * cell + 0.05), nuclei) + (1 - crypt) * (1 - cleft) * ground
     return haematoxylin, crypt * (0.36 * cell + 0.03) + (1 - crypt) * (1 - cleft) * pink
 
@@ -336,8 +205,8 @@ def tumour(canvas: Canvas) -> Maps:
     keep = (canvas.at(depth, cribriform) > 9) & (canvas.random.random(len(cribriform)) < canvas.between(-0.4, 0.8))
     radius = canvas.between(2.5, 6.5, len(cribriform))
     holes = canvas.ellipses(cribriform, radius * 1.4, radius, canvas.angles(cribriform), edge=2, keep=keep)
-    lumen = np.maximum(_step(depth - thickness, 1.5), holes)
-    gland = _step(depth, 1.2) * (1 - lumen)
+    lumen = np.maximum(step(depth - thickness, 1.5), holes)
+    gland = step(depth, 1.2) * (1 - lumen)
 
     spacing = canvas.between(5.3, 6.6)
     points = canvas.scatter(spacing)
@@ -356,7 +225,7 @@ def tumour(canvas: Canvas) -> Maps:
     chromatin = np.clip(1 + 0.22 * canvas.noise(2.4), 0.3, None)
     ground, pink = _lamina_propria(canvas, depth < -1.5, canvas.between(0.3, 0.7))
     cytoplasm = np.clip(0.36 + 0.06 * canvas.noise(8), 0.1, None)
-    outside = 1 - _step(depth, 1.2)
+    outside = 1 - step(depth, 1.2)
     haematoxylin = gland * np.maximum(0.9 * cytoplasm, nuclei * chromatin) + outside * ground
     return haematoxylin, gland * cytoplasm * 1.05 + outside * pink
 

@@ -34,7 +34,7 @@ from skimage.filters import threshold_otsu
 from skimage.segmentation import find_boundaries, watershed
 from torch.nn.functional import interpolate
 
-from bundle.data.generated_tissue import FIELD_OF_VIEW
+from bundle.data.canvas import FIELD_OF_VIEW
 from bundle.data.pictures import save_labelled_grid
 from bundle.data.stain import STAINS, rgb_to_optical_density
 from bundle.evaluation.distributions import INTERVALS, Sample, quantiles, wasserstein_figure

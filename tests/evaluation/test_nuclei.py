@@ -5,7 +5,7 @@ import pytest
 import torch
 from image_sets import image_set
 
-from bundle.data.generated_tissue import FIELD_OF_VIEW
+from bundle.data.canvas import FIELD_OF_VIEW
 from bundle.data.marks import read_marks
 from bundle.data.stain import EOSIN, HAEMATOXYLIN, optical_density_to_rgb, rgb_to_optical_density, vary_stains
 from bundle.evaluation.nuclei import PICTURE, THRESHOLDS, NucleusSegmenter, measure_nuclei

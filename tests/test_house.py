@@ -1,0 +1,44 @@
+"""The house keeps its order: rooms import one way, and what must stay small does."""
+
+import ast
+import itertools
+import re
+from collections import Counter
+
+from helpers import ROOT
+
+ROOMS = (
+    "runs data diffusion models metrics training synthesis selection downstream evaluation report zoo baselines".split()
+)
+MODULES = {path: ast.parse(path.read_text()) for path in (ROOT / "bundle").rglob("*.py")}
+CONFIGS = {path.name: path.read_text().splitlines() for path in (ROOT / "configs").glob("*.json")}
+
+
+def test_rooms_import_one_way():
+    for path, tree in MODULES.items():
+        for node in ast.walk(tree):
+            module = getattr(node, "module", None) if isinstance(node, ast.ImportFrom) else None
+            if module and module.startswith("bundle."):
+                room, taken = path.relative_to(ROOT / "bundle").parts[0], module.split(".")[1]
+                assert ROOMS.index(taken) <= ROOMS.index(room), f"{path} imports {module}"
+
+
+def test_modules_are_at_home_and_small():
+    assert [path.name for path in (ROOT / "bundle").glob("*.py")] == ["__init__.py"]
+    names = Counter(path.name for path in MODULES if path.name != "__init__.py")
+    assert not [name for name, count in names.items() if count > 2]
+    for path, tree in MODULES.items():
+        assert len(path.read_text().splitlines()) <= 350, path
+        for node in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
+            given = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+            assert len([name for name in given if name not in ("self", "cls")]) <= 10, f"{path}: {node.name}"
+
+
+def test_configs_say_each_thing_once():
+    blocks = Counter()
+    for name, lines in CONFIGS.items():
+        assert all(len(line) <= 120 for line in lines) or name == "metadata.json", name
+        blocks.update({tuple(lines[at : at + 6]) for at in range(len(lines) - 5)})
+    repeated = [block for block, count in blocks.items() if count > 2]
+    assert not repeated, "\n".join(itertools.chain.from_iterable(repeated[:1]))
+    assert not re.search(r"inspect\.|stack\(", "".join(map("".join, CONFIGS.values())))
