@@ -24,6 +24,7 @@ if not (DOCS / "explanation").is_dir():  # TODO: while these pages are still on 
     exclude_patterns += [f"{page}.md" for page in "integration paper results".split()]
     suppress_warnings = ["myst.xref_missing"]
 
+highlight_language = "none"
 html_theme = "pydata_sphinx_theme"
 html_title = "HistoDiffusion"
 html_theme_options = {"show_toc_level": 2, "navigation_with_keys": False}

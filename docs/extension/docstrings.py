@@ -98,6 +98,6 @@ def summary(thing: Any) -> str:
 def first_sentence(text: str) -> str:
     """Up to the first full stop that ends a sentence, in Markdown, without a default that a table shows already."""
     text = re.sub(r":\w+:`~?([^`]+)`", r"`\1`", text).replace("``", "`")
-    text = re.sub(r"\s*\(default: [^)]*\)|,? default(s|ing)? to `?[\w.]+`?", "", text)
+    text = re.sub(r"\s*\(default: [^)]*\)|,? defaults? to `?[\w.]+`?", "", text)
     match = re.match(r"(.+?(?<!e\.g)(?<!i\.e)(?<!cf)(?<!etc)(?<!Eq))\.(?=\s+[A-Z`(]|\s*$)", text)
     return (match[1] if match else text).rstrip(".").strip()

@@ -50,7 +50,7 @@ def config_page(path: Path, config: dict) -> str:
     deep = settings.deep_settings(config)
     if deep:
         lines += ["## Settings below the top level", "", "[How to set them](../settings.md).", ""]
-        rows = [(f"`--{one.name}`", settings.shown(one.content), settings.meaning(config, one)) for one in deep]
+        rows = [(f"`--{one.name}`", defaults.text(one), settings.meaning(config, one)) for one in deep]
         lines += table(("setting", "value", "meaning"), rows)
     return "\n".join(lines)
 

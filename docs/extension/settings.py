@@ -174,21 +174,27 @@ def holder(config: dict[str, Any], place: str) -> dict[str, Any]:
 
 
 def deep_settings(config: dict[str, Any]) -> list[Setting]:
-    """Plain values inside sections and components, which are set as `--section#item#name value`."""
+    """Values inside sections and components, which are set as `--section#item#name value`."""
     found, named = [], mentions(config)
-    left_out = INNER | run_ids(config) | {setting.name for setting in flags(config)}
+    left_out = INNER | {setting.name for setting in flags(config)}
     for name, content in config.items():
         if name in left_out or not isinstance(content, (dict, list)):
             continue
         for place, target, argument, value in walk(content, name):
-            inner = place.split("#")[-1].startswith("_")
-            if inner or is_reference(value) and not (place in named and references(value) <= config.keys()):
+            if place.split("#")[-1].startswith("_") or target.endswith(".run_stages") or not is_value(config, value):
                 continue
             if place in named:
                 found.append(Setting(place, value, wirings(config, place)))
             elif target:
                 found.append(Setting(place, value, [(target, argument, place)]))
     return found
+
+
+def is_value(config: dict[str, Any], content: Any) -> bool:
+    """Whether a leaf is a value or an expression of values, and neither another item's nor made of an object."""
+    if not is_reference(content):
+        return True
+    return content.startswith("$") and not any(is_built(config, name) for name in made_of(config, content))
 
 
 def is_reference(value: Any) -> bool:

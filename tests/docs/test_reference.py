@@ -44,3 +44,34 @@ def test_a_docstring_gives_meanings_through_base_classes_and_what_it_hands_on(pa
     text = "X.\n\nArgs:\n    a, b: both,\n        more.\n    c (int): third\n\nReturns:\n    d: none\n"
     assert arguments_of(text) == {"a": "both, more.", "b": "both, more.", "c": "third"}
     assert first_sentence("Of e.g. 3.5 things, see :func:`f`. More") == "Of e.g. 3.5 things, see `f`"
+
+
+def test_settings_in_sections_are_found_by_their_place(pages):
+    config = {
+        "seed": 0,
+        "demo": "${'steps': 4}",
+        "autoencoder": {
+            "steps": "$@demo.get('steps', 9)",
+            "optimizer": {"_target_": "torch.optim.Adam", "params": "$@network.parameters()", "lr": 0.1},
+            "trainer": {
+                "_target_": "bundle.training.autoencoder.AutoencoderTrainer",
+                "steps": "@autoencoder#steps",
+                "seed": "@seed",
+                "autoencoder_optimizer": "@autoencoder#optimizer",
+            },
+        },
+        "network": {"_target_": "torch.nn.Linear", "in_features": 1},
+        "run": [
+            {"_target_": "bundle.training.stage.run_stages", "stages": ["@autoencoder#trainer"], "results": ["a.pt"]}
+        ],
+        "training": "@run",
+    }
+    settings = pages.settings
+    assert [flag.name for flag in settings.flags(config)] == ["seed"]
+    meanings = {one.name: settings.meaning(config, one) for one in settings.deep_settings(config)}
+    assert meanings.keys() == {"autoencoder#steps", "autoencoder#optimizer#lr", "network#in_features"}
+    assert (
+        "optimiser steps" in meanings["autoencoder#steps"] and "learning rate" in meanings["autoencoder#optimizer#lr"]
+    )
+    trainer = "bundle.training.autoencoder.AutoencoderTrainer"
+    assert settings.runs(config) == [("run", [trainer], ["a.pt"]), ("training", [trainer], ["a.pt"])]
