@@ -11,7 +11,7 @@ import torch.nn.functional as functional
 from bundle.data.loader import read_images
 from bundle.data.pictures import save_grid
 from bundle.data.transforms import scale_patch
-from bundle.diffusion.sampling import sample_images
+from bundle.diffusion.sampling import LatentModels, Sampling, sample_images
 from bundle.diffusion.schedule import NoiseSchedule
 from bundle.models.artefacts import ARTEFACT_HEAD, build_alike, load_artefact, require_same, save_artefact
 from bundle.models.ema import ExponentialMovingAverage
@@ -121,18 +121,15 @@ class LatentDiffusionTrainer(StageTrainer):
 
     def sample(self, seeds: list[int]) -> torch.Tensor:
         """Unguided images from the averaged weights, one seed an image: fp32 [len(seeds), 3, S, S] in [-1, 1]."""
-        return sample_images(
+        models = LatentModels(
             self.averaged_network(),
             self.autoencoder,
             self.schedule,
             self.autoencoder_facts["latent"],
             self.autoencoder_facts["patch_size"],
-            seeds,
-            self.num_inference_steps,
-            self.eta,
-            self.context.inference_batch_size,
-            self.autocast,
         )
+        sampling = Sampling(self.num_inference_steps, self.eta)
+        return sample_images(models, seeds, sampling, self.context.inference_batch_size, self.autocast)
 
     @torch.no_grad()
     def held_out_loss(self, network: torch.nn.Module, draws: int = 4) -> float:
