@@ -12,13 +12,14 @@ import json
 import logging
 import re
 import sys
-from pathlib import Path
 from typing import Any
 
 import monai
 import torch
 from monai.bundle import ConfigParser
 from monai.utils import version_geq
+
+from bundle.runs.chain import CONFIGS
 
 logger = logging.getLogger(__name__)
 
@@ -68,11 +69,10 @@ def references(content: Any) -> set[str]:
     return {f"{section}::{item}" if item else section for section, item in found}
 
 
-def begin(bundle_root: str, config: str, demo: str | None = None) -> None:
+def begin(config: str, demo: str | None = None) -> None:
     """What each config does first: refuses settings that can't be meant, and lays the demo over built-in patches.
 
     Args:
-        bundle_root: the folder of the bundle.
         config: file name of the config in `configs/`.
         demo: file name of the overlay there that applies where no `dataset_dir` is given.
 
@@ -87,9 +87,7 @@ def begin(bundle_root: str, config: str, demo: str | None = None) -> None:
         return
     follow_tracking(parser)
     if demo is not None and parser["dataset_dir"] is None:
-        lay_over(
-            parser, *(ConfigParser.load_config_file(Path(bundle_root, "configs", name)) for name in (config, demo))
-        )
+        lay_over(parser, *(ConfigParser.load_config_file(CONFIGS / name) for name in (config, demo)))
     check_settings(parser)
 
 
