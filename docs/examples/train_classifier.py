@@ -2,9 +2,9 @@
 
     python docs/examples/train_classifier.py TRAIN TEST --adapted_dir runs/adapt
 
-The bundle is installed (`pip install .` in a clone), or its folder is on PYTHONPATH. TRAIN and TEST are folders with one
-folder of images for each class; the adaptation is one to the same classes. Without --adapted_dir this is a training as
-there are many, and nothing of the bundle is used. What is added stands between lines of dashes.
+The bundle is installed (`pip install .` in a clone), or its folder is on PYTHONPATH. TRAIN and TEST are folders with
+one folder of images for each class; the adaptation is one to the same classes. Without --adapted_dir this is a training
+as there are many, and nothing of the bundle is used. What is added stands between lines of dashes.
 """
 
 from __future__ import annotations
