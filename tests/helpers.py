@@ -81,7 +81,7 @@ def build_elsewhere(config, names, folder):
     """Builds parts of a config in a process of its own, from an empty folder, as MONAI's own tools do."""
     code = (
         "from monai.bundle import ConfigWorkflow\n"
-        f"w = ConfigWorkflow(config_file={config!r}, workflow_type='train')\n"
+        f"w = ConfigWorkflow(config_file={config!r}, workflow_type='train', bundle_root={str(ROOT)!r})\n"
         "w.initialize()\n"
         f"for name in {names!r}:\n"
         "    assert w.parser.get_parsed_content(name)\n"

@@ -8,13 +8,14 @@ import sys
 
 import pytest
 import torch
-from conftest import TINY
+from conftest import ROOT, TINY
 
 from bundle.models.artefacts import fingerprint, load_artefact, read_artefact
 
 
 def monai_bundle(folder, *arguments):
-    flags = [part for name, value in TINY.items() for part in (f"--{name}", str(value))]
+    settings = {**TINY, "bundle_root": ROOT}
+    flags = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     return subprocess.run(
         [sys.executable, "-m", "monai.bundle", "run", *arguments, *flags],

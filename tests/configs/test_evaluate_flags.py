@@ -15,7 +15,7 @@ CONFIG = str(ROOT / "configs" / "evaluate.json")
 
 
 def store(w, name):
-    return w("labelled").store_arguments[name]
+    return w("labelled").store_arguments.get(name)
 
 
 # Each setting a user may change, another value for it, and what then must have changed.
@@ -32,7 +32,7 @@ FLAGS = [
     ("test_dir", "/some/where", lambda w: w("labelled").test_dir == "/some/where"),
     ("pretraining_dir", "/patches", lambda w: getattr(w("dataset").pretraining, "dataset_dir", None) == "/patches"),
     ("split_file", "my.csv", lambda w: str(w("labelled").split_file) == "my.csv"),
-    ("output_dir", "elsewhere", lambda w: str(w("folder").path) == "elsewhere"),
+    ("output_dir", "elsewhere", lambda w: str(w("evaluation").folder.path) == "elsewhere"),
     ("output_dir", "elsewhere", lambda w: str(w("labelled").split_path) == "elsewhere/split.csv"),
     ("output_dir", "elsewhere", lambda w: "report.py elsewhere" in w("run::0::next_command")),
     ("cache_dir", "elsewhere", lambda w: str(w("labelled").cache_dir) == "elsewhere"),
@@ -42,7 +42,7 @@ FLAGS = [
     ("reference", "unused", lambda w: "test" not in w("labelled").wanted),
     ("floor", "halves", lambda w: w("dataset").parts["floor"] == "halves"),
     ("held_out", "test", lambda w: w("dataset").parts["held out"] == "test"),
-    ("held_out", "test", lambda w: [*w("parts")].count("test") == 1 and "test" == w("dataset").parts["held out"]),
+    ("held_out", "test", lambda w: w("labelled").wanted.count("test") == 1 and "unused" not in w("labelled").wanted),
     ("maximum_training", 7, lambda w: w("dataset").maximum_training == 7),
     ("sections", ["stain"], lambda w: w("evaluation").sections == ["stain"]),
     ("extractors", ["judge_colour"], lambda w: w("evaluation").extractors.names == ["judge_colour"]),
@@ -58,11 +58,11 @@ FLAGS = [
     ("generated_per_class", 12, lambda w: w("labelled").generated_per_class == 12),
     ("generated_slide", 9, lambda w: w("labelled").generated_slide == 9),
     ("split_seed", 3, lambda w: w("labelled").seed == 3),
-    ("inference_batch_size", 5, lambda w: w("evaluation").batch_size == w("network_def").batch_size == 5),
-    ("mlflow_tracking_uri", "file:///x", lambda w: w("handlers")[0].mlflow_tracking_uri == "file:///x"),
+    ("inference_batch_size", 5, lambda w: w("context").inference_batch_size == w("network_def").batch_size == 5),
+    ("mlflow_tracking_uri", "file:///x", lambda w: w("evaluation").context.mlflow_tracking_uri == "file:///x"),
 ]
 NEEDS_SELECTION = {"ratio", "selection"}
-OF_PRETRAINING = {"patch_size": 48, "cache_dir": "elsewhere", "normalise_stain": True, "labelled#cache_gigabytes": 1}
+OF_PRETRAINING = {"patch_size": 48, "cache_dir": "elsewhere", "normalise_stain": True, "pretraining#cache_gigabytes": 1}
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_where_a_selection_has_its_pool_can_be_said(content):
 
 
 def test_every_setting_has_its_flag_test():
-    assert flags_of("evaluate.json", also=["extractors"]) == {flag for flag, *_ in FLAGS}
+    assert flags_of("evaluate.json", also=["extractors"]) == {flag for flag, *_ in FLAGS if "#" not in flag}
 
 
 def test_defaults_are_those_documented(content):
@@ -127,7 +127,8 @@ COUNTS = ["patch_size", "draws", "frechet_draws", "maximum_training", "inference
     + [("pool_di", "x", "nothing reads the setting --pool_di (did you mean --pool_dir?)")],
 )
 def test_impossible_settings_are_refused_at_once(tmp_path, flag, value, message):
-    made = ConfigWorkflow(config_file=CONFIG, output_dir=str(tmp_path / "out"), **{flag: value})
+    given = {"bundle_root": str(ROOT), "output_dir": str(tmp_path / "out"), flag: value}
+    made = ConfigWorkflow(config_file=CONFIG, **given)
     with pytest.raises(RuntimeError) as caught:
         made.initialize()
     assert message in str(root_cause(caught.value)) and list(tmp_path.iterdir()) == []
@@ -137,7 +138,7 @@ def test_the_command_line(tmp_path):
     """From another folder; names alone, and a dictionary as one types it."""
     given = write_compared(tmp_path)
     own = "['judge_grey',{'name':'mine','trunk':'test_vit','weights':'absent.safetensors'}]"
-    settings = {**TINY_EVALUATION, **given, "output_dir": "runs/evaluate"}
+    settings = {**TINY_EVALUATION, **given, "bundle_root": str(ROOT), "output_dir": "runs/evaluate"}
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
     def run(**more):

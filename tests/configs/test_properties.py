@@ -30,10 +30,12 @@ from monai.inferers import Inferer
 from torch.utils.data import Dataset
 
 root, stages = json.loads(sys.argv[1])
-for folder, configs in ((root, "configs"), (os.path.dirname(root), os.path.join(os.path.basename(root), "configs"))):
+inside = os.path.basename(root)
+places = ((root, ".", "configs"), (os.path.dirname(root), inside, os.path.join(inside, "configs")))
+for folder, bundle_root, configs in places:
     os.chdir(folder)
     for name, (kind, types) in stages.items():
-        w = ConfigWorkflow(os.path.join(configs, name), workflow_type=kind, logging_file=False)
+        w = ConfigWorkflow(os.path.join(configs, name), workflow_type=kind, logging_file=False, bundle_root=bundle_root)
         w.initialize()
         assert w.check_properties() == [], (folder, name, w.check_properties())
         assert os.path.samefile(w.parser.get_parsed_content("bundle_root"), root)
