@@ -157,7 +157,7 @@ def selected(workflow, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("selected")
     given = {**write_labelled(folder), "pool_dir": str(fill_pool(folder / "pool", keys(16)))}
-    given |= {"cache_dir": str(folder / "cache"), "scorer_steps": 40, "scorer_learning_rate": 0.005}
+    given |= {"cache_dir": str(folder / "cache"), "scorer_steps": 40, "train#optimizer#lr": 0.005}
 
     def run(output_dir, **settings):
         if folder / "run" != output_dir and not output_dir.exists():
