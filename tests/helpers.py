@@ -57,6 +57,12 @@ def root_cause(error):
     return error
 
 
+def changed_settings(one, other):
+    """Names of what differs between the identities of two trainers, by which the one's checkpoint is refused."""
+    one, other = (trainer.whole_identity() for trainer in (one, other))
+    return {name for name in {**one, **other} if one.get(name) != other.get(name)}
+
+
 def states(folder):
     files = ("autoencoder_checkpoint.pt", "diffusion_checkpoint.pt", "autoencoder.pt", "diffusion.pt")
     return {name: torch.load(folder / name, weights_only=True) for name in files if (folder / name).is_file()}

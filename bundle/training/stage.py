@@ -68,7 +68,7 @@ class StageTrainer(Trainer):
         train_handlers: Sequence | None = None,
     ) -> None:
         if steps < 1:
-            raise ValueError(f"--{self.stage}_steps is {steps}; it must be at least 1")
+            raise ValueError(f"--{self.section or self.stage}_steps is {steps}; it must be at least 1")
         self.seed = context.seed if seed is None else seed
         super().__init__(
             device=context.device,

@@ -37,7 +37,7 @@ def packed(models, tmp_path_factory):
 def test_it_is_the_inferers_sampling_from_the_same_noise(adapted, models, name):
     settings = {"guidance_maximum_norm": 0.5, "guidance_interval": [0, 900]}
     guided = GuidedLatentInferer(100.0, num_inference_steps=7, **settings)  # steps and sampler of its own
-    generator = PatchGenerator(adapted, steps=4, name=name, inferer=guided)
+    generator = PatchGenerator(adapted, num_inference_steps=4, name=name, inferer=guided)
     with torch.no_grad():
         made = generator(ImageNoise(SEEDS, "cpu")((3, *SHAPE)))
     assert made.shape == (3, 3, 32, 32) and made.dtype == torch.float32 and made.abs().max() <= 1
@@ -50,7 +50,7 @@ def test_it_is_the_inferers_sampling_from_the_same_noise(adapted, models, name):
 
 
 def test_unguided_it_takes_noise_of_any_size(adapted):
-    assert PatchGenerator(adapted, steps=1)(torch.randn(2, 3, 8, 12)).shape == (2, 3, 16, 24)
+    assert PatchGenerator(adapted, num_inference_steps=1)(torch.randn(2, 3, 8, 12)).shape == (2, 3, 16, 24)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_unguided_it_takes_noise_of_any_size(adapted):
         ({}, (1, 4, 16, 16), r"the noise has the shape \[1, 4, 16, 16\]; the generator takes \[B, 3, h, w\]"),
         ({}, (3, 16, 16), r"the noise has the shape \[3, 16, 16\]"),
         ({"name": "XYZ"}, (1, *SHAPE), "--generator_class is 'XYZ'; the model knows ADI, BACK, DEB"),
-        ({"steps": 1001}, (1, *SHAPE), "1001; it must lie between 1 and the 1000"),
+        ({"num_inference_steps": 1001}, (1, *SHAPE), "1001; it must lie between 1 and the 1000"),
     ],
 )
 def test_what_cannot_be_made_is_refused(adapted, settings, shape, message):
@@ -69,7 +69,7 @@ def test_what_cannot_be_made_is_refused(adapted, settings, shape, message):
 
 def test_no_steps_are_refused_before_anything_is_read():
     with pytest.raises(ValueError, match="--network_def#num_inference_steps is 0"):
-        PatchGenerator("/nowhere", steps=0)
+        PatchGenerator("/nowhere", num_inference_steps=0)
 
 
 VERIFY = """
@@ -125,8 +125,8 @@ def test_the_torchscript_file_gives_the_same_patches(bundle_root, packed, tmp_pa
     traced, metadata, _ = load_net_with_metadata(str(path), map_location="cpu")
     assert metadata["network_data_format"]["inputs"]["image"]["format"] == "latent"
     inferer = GuidedLatentInferer(100.0)
-    generator = PatchGenerator(packed, steps=2, name=name, inferer=inferer)
-    unguided = PatchGenerator(packed, steps=2)
+    generator = PatchGenerator(packed, num_inference_steps=2, name=name, inferer=inferer)
+    unguided = PatchGenerator(packed, num_inference_steps=2)
     with torch.no_grad():
         for seed in SEEDS:
             noise = ImageNoise([seed], "cpu")((1, *SHAPE))
@@ -148,7 +148,9 @@ def test_the_onnx_file_gives_the_same_patches_unguided(bundle_root, packed, tmp_
     noise = torch.randn(1, *SHAPE)
     (found,) = session.run(None, {session.get_inputs()[0].name: noise.numpy()})
     with torch.no_grad():
-        torch.testing.assert_close(torch.tensor(found), PatchGenerator(packed, steps=2)(noise), rtol=0, atol=TOLERANCE)
+        torch.testing.assert_close(
+            torch.tensor(found), PatchGenerator(packed, num_inference_steps=2)(noise), rtol=0, atol=TOLERANCE
+        )
     with pytest.raises(
         NotImplementedError, match="does not go into ONNX: leave out --generator_class TUM.*TorchScript"
     ):

@@ -343,7 +343,9 @@ def test_an_artefact_of_other_settings_is_not_kept_without_its_checkpoint(pretra
         workflow(
             "adapt.json", output_dir=str(folder), pretrained_dir=str(pretrained), **{"decoder#loss#ce_weight": 1.0}
         ).run()
-    assert "decoder.pt can't be continued: its loss is" in str(root_cause(caught.value))
+    assert "decoder.pt can't be continued: its --decoder#loss#ce_weight is 0.1, this run's is 1.0" in str(
+        root_cause(caught.value)
+    )
 
 
 def test_a_judge_trained_anew_is_asked_again(pretrained, adapted, workflow, tmp_path):

@@ -194,10 +194,12 @@ CHANGED = {
     "selection": {"distance": "cosine"},
     "synthesis": {"eta": 0.5},
     "adaptation": {"decoder_steps": 9},
-    "diffusion_adaptation": {"low_rank": 4},
+    "diffusion_adaptation": {"diffusion_rank": 4},
     "from_scratch": {"ema_decay": 0.9},
 }
-NOT_FLAGS = {"description", "imports", "bundle_root", "initialize", "folder", "study", "run", "training"}
+NOT_FLAGS = {
+    "description", "imports", "bundle_root", "initialize", "folder", "adaptation_defaults", "study", "run", "training",
+}  # fmt: skip
 
 
 def facts(study):
@@ -222,7 +224,7 @@ def test_what_is_handed_on_are_flags_of_the_configs_it_goes_to():
     made = built(dataset_dir="labelled")
     flags = {name: set(json.loads((ROOT / "configs" / f"{name}.json").read_text())) for name in CONFIGS}
     assert set(made.data) <= flags["classify"] and set(made.data) - {"test_dir"} <= flags["select"]
-    assert set(made.data) - {"patch_size"} | set(made.chain["diffusion"]) <= flags["adapt"]
+    assert set(made.data) - {"patch_size"} | set(made.chain["diffusion_adaptation"]) <= flags["adapt"]
     assert set(made.chain["adaptation"]) <= flags["adapt"]
     assert set(made.chain["synthesis"]) | {"device", "precision"} <= flags["inference"]
     assert set(made.chain["from_scratch"]) | {"device", "precision", "patch_size"} <= flags["pretrain"]
