@@ -1,4 +1,4 @@
-"""What all tests share: the bundle on the import path, and a tiny pre-training."""
+"""What all tests share: the bundle on the import path, one thread a process, and a tiny pre-training."""
 
 import os
 import shutil
@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
+# Before torch is imported. Tests run in as many processes as there are cores, and a fork has no threads.
+os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))

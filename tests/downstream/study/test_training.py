@@ -1,12 +1,11 @@
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from helpers import ROOT
+from processes import start_python, wait_for
 from tqdm import tqdm
 
 from bundle.downstream.study.training import one_line, training_processes
@@ -56,7 +55,8 @@ if __name__ == "__main__":
 
 
 def leave_a_trace(path):
-    Path(path).write_text(str(os.getpid()))
+    Path(path + ".part").write_text(str(os.getpid()))
+    os.rename(path + ".part", path)
     time.sleep(60)
 
 
@@ -64,14 +64,11 @@ def test_a_killed_study_leaves_no_training_behind(tmp_path):
     """It would hold the lock of its run's folder against the same command."""
     trace, script = tmp_path / "trace", tmp_path / "study.py"
     script.write_text(ORPHAN.format(root=str(ROOT), tests=str(Path(__file__).parent), trace=str(trace)))
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-    study = subprocess.Popen([sys.executable, str(script)], env=environment)
-    deadline = time.monotonic() + 60
-    while not (trace.is_file() and trace.read_text()) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    training = int(trace.read_text())
+    study = start_python(script, environment={"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])})
+    wait_for(trace, study)
     study.kill()
-    study.wait()
+    study.communicate()
+    training, deadline = int(trace.read_text()), time.monotonic() + 60
     while is_alive(training) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not is_alive(training)
