@@ -108,6 +108,17 @@ def run_until_killed(code: str, flag: Path, fresh: bool = False) -> None:
     assert process.returncode == -signal.SIGKILL
 
 
+def fork_what_is_spawned(monkeypatch) -> None:
+    """Has code that asks multiprocessing for new processes get forks."""
+    forks = multiprocessing.get_context("fork" if CAN_FORK else "spawn")
+
+    def get_context(method):
+        assert method == "spawn", "outside tests a process may have threads and a GPU"
+        return forks
+
+    monkeypatch.setattr(multiprocessing, "get_context", get_context)
+
+
 def _as_new_python(arguments, cwd, environment, *said) -> None:
     """In the child: does what Python does with such arguments."""
     for number, (name, file) in enumerate(zip(("stdout", "stderr"), said), 1):

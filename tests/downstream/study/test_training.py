@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import ROOT
-from processes import start_python, wait_for
+from processes import fork_what_is_spawned, start_python, wait_for
 from tqdm import tqdm
 
 from bundle.downstream.study.training import one_line, training_processes
@@ -24,9 +24,11 @@ def test_one_training_at_a_time_needs_no_other_process():
 
 
 def test_several_share_the_threads_and_show_no_bars(monkeypatch):
+    fork_what_is_spawned(monkeypatch)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 5)
     with training_processes(2) as trainers:
-        found = [trainers.submit(describe_process, 2.0) for _ in range(2)]
+        monkeypatch.undo()
+        found = [trainers.submit(describe_process, 1.0) for _ in range(2)]
         processes, threads, silent = zip(*(future.result() for future in found))
     assert len({os.getpid(), *processes}) == 3
     assert threads == (2, 2) and silent == (True, True)
@@ -61,7 +63,7 @@ def leave_a_trace(path):
 
 
 def test_a_killed_study_leaves_no_training_behind(tmp_path):
-    """It would hold the lock of its run's folder against the same command."""
+    """It would hold the lock of its run's folder against the same command. The training is no fork."""
     trace, script = tmp_path / "trace", tmp_path / "study.py"
     script.write_text(ORPHAN.format(root=str(ROOT), tests=str(Path(__file__).parent), trace=str(trace)))
     study = start_python(script, environment={"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])})
