@@ -1,15 +1,13 @@
 """The settings of configs/evaluate.json: each does what it says, and impossible ones are refused at once."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 from compared import write_compared
 from conftest import TINY_EVALUATION
 from helpers import ROOT, build_elsewhere, flags_of, root_cause
 from monai.bundle import ConfigWorkflow
+from processes import run_python
 
 CONFIG = str(ROOT / "configs" / "evaluate.json")
 
@@ -138,12 +136,10 @@ def test_the_command_line(tmp_path):
     given = write_compared(tmp_path)
     own = "['judge_grey',{'name':'mine','trunk':'test_vit','weights':'absent.safetensors'}]"
     settings = {**TINY_EVALUATION, **given, "output_dir": "runs/evaluate"}
-    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
     def run(**more):
         flags = [part for name, value in {**settings, **more}.items() for part in (f"--{name}", str(value))]
-        command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", CONFIG, *flags]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=inherited)
+        return run_python("-m", "monai.bundle", "run", "training", "--config_file", CONFIG, *flags, cwd=tmp_path)
 
     found = run(extractors=own, sections="stain")
     assert found.returncode and "the extractor mine has no weights at 'absent.safetensors'" in found.stderr[-600:]

@@ -1,8 +1,5 @@
 """The settings of configs/select.json: found from anywhere, each does what it says, impossible ones refused at once."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +7,7 @@ from candidates import fill_pool, keys, write_labelled
 from conftest import TINY_SELECTION
 from helpers import ROOT, build_elsewhere, flags_of, root_cause
 from monai.bundle import ConfigWorkflow
+from processes import run_python
 
 from bundle.selection.table import read_selection
 
@@ -259,12 +257,8 @@ def test_the_command_line(tmp_path):
     fill_pool(tmp_path / "pool", keys(4))
     settings = {**TINY_SELECTION, **given, "pool_dir": "pool", "ratios": "[25,50]"}
     flags = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
-    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    run = subprocess.run(
-        [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", CONFIG, *flags],
-        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=inherited,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stdout[-3000:]
+    run = run_python("-m", "monai.bundle", "run", "training", "--config_file", CONFIG, *flags, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr[-3000:]
     for name in ("selection.csv", "selection.json", "selection.png", "scorer.pt", "metrics.json", "config.json"):
         assert f"runs/select/{name}" in run.stdout and (tmp_path / "runs/select" / name).stat().st_size > 0
     facts = read_selection(tmp_path / "runs/select/selection.csv")[1]
