@@ -223,6 +223,7 @@ def test_the_steps_of_the_zoo_from_its_root(zoo, tmp_path):
     assert len(list((tmp_path / "made" / "pool").glob("*/*.png"))) == 7
 
 
+@pytest.mark.slow  # the gate checks the same files by the same rules where they are written
 @pytest.mark.parametrize(
     "tool, settings",
     [
