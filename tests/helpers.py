@@ -2,15 +2,12 @@
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from processes import run_python, run_until_killed
 
 from bundle.runs.workflow import is_setting
 
@@ -92,8 +89,7 @@ def build_elsewhere(config, names, folder):
         f"for name in {names!r}:\n"
         "    assert w.parser.get_parsed_content(name)\n"
     )
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    run = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, env=environment)
+    run = run_python("-c", code, cwd=folder)
     assert run.returncode == 0, run.stderr[-2000:]
     assert not os.listdir(folder)
 
@@ -105,22 +101,14 @@ def few_images(folder, count, first=0):
     return folder
 
 
-def run_until_killed(code, flag):
-    """Runs Python code in a process of its own and kills it, as by kill -9, once it has made the file `flag`."""
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 180
-    while not flag.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    _, errors = process.communicate()
-    assert flag.exists(), errors.decode()[-2000:]
+def kill_stage(stage, config, settings, folder, flag, fresh=False):
+    """Runs a config and kills it in step 3 of a stage, whose checkpoint is then that of step 2.
 
-
-def kill_stage(stage, config, settings, folder, flag):
-    """Runs a config and kills it in step 3 of a stage, whose checkpoint is then that of step 2."""
+    In a child of this process, or in one that is `fresh`.
+    """
     settings = {**settings, "output_dir": str(folder)}
     code = KILLED_STAGE.format(
         root=str(ROOT), stage=stage, flag=str(flag), config=str(ROOT / "configs" / config), settings=settings
     )
-    run_until_killed(code, flag)
+    run_until_killed(code, flag, fresh)
     assert torch.load(folder / f"{stage}_checkpoint.pt", weights_only=True)["step"] == 2

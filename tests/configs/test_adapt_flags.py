@@ -45,7 +45,12 @@ def classifiers(w):
 
 
 def caches(w):
-    return [w("latents"), *latent(w).measured.values(), diffusion(w).latents.unlabelled, diffusion(w).latents.pretraining]
+    return [
+        w("latents"),
+        *latent(w).measured.values(),
+        diffusion(w).latents.unlabelled,
+        diffusion(w).latents.pretraining,
+    ]
 
 
 def patches(w):
@@ -100,14 +105,14 @@ FLAGS = [
     ("seed", 70, lambda w: [trainer.seed for trainer in trainers(w)] == [70, 71, 71, 71, 70, 70, 70]),
     ("seed", 70, lambda w: seeds(w) == [70, 71, 71, 71, 72, 73, 74]),
     ("seed", 70, lambda w: all_are((part.seed for part in patches(w)), 70)),
-    ("split_file", "my.csv", lambda w: str(w("labelled").split_file) == "my.csv"),
-    ("label_fraction", 0.3, lambda w: w("labelled").label_fraction == 0.3),
-    ("labels_per_class", 6, lambda w: w("labelled").labels_per_class == 6),
-    ("class_names", ["ADI", "LYM"], lambda w: w("labelled").class_names == ["ADI", "LYM"]),
-    ("validation_share", 0.4, lambda w: w("labelled").validation_share == 0.4),
+    ("split_file", "my.csv", lambda w: str(w("labelled").drawing.split_file) == "my.csv"),
+    ("label_fraction", 0.3, lambda w: w("labelled").drawing.label_fraction == 0.3),
+    ("labels_per_class", 6, lambda w: w("labelled").drawing.labels_per_class == 6),
+    ("class_names", ["ADI", "LYM"], lambda w: w("labelled").drawing.class_names == ["ADI", "LYM"]),
+    ("validation_share", 0.4, lambda w: w("labelled").drawing.validation_share == 0.4),
     ("maximum_rejected_share", 0.5, lambda w: all_are(stores(w, "maximum_rejected_share"), 0.5)),
     ("labelled#cache_gigabytes", 1, lambda w: all_are(stores(w, "cache_gigabytes"), 1)),
-    ("judge_share", 0.5, lambda w: w("labelled").judge_share == 0.5),
+    ("judge_share", 0.5, lambda w: w("labelled").drawing.judge_share == 0.5),
     ("generated_per_class", 12, lambda w: w("labelled").generated_per_class == 12),
     ("generated_slide", 9, lambda w: w("labelled").generated_slide == 9),
     ("num_workers", 2, lambda w: all_are((trainer.data_loader.num_workers for trainer in trainers(w)), 2)),

@@ -23,7 +23,10 @@ def transforms(w):
 
 def normalised(w):
     """How many transforms normalise the stain of what is measured, and of what the colour control sees."""
-    return [len(seen.transforms) for seen in (trainer(w).preprocessing.transforms[0], w("colour_control#work").preprocessing)]
+    return [
+        len(seen.transforms)
+        for seen in (trainer(w).preprocessing.transforms[0], w("colour_control#work").preprocessing)
+    ]
 
 
 def both(w, name):
@@ -44,12 +47,20 @@ FLAGS = [
     ("seed", 70, lambda w: both(w, "seed") == {70} and trainer(w).data_loader.step_sampler.seed == 70),
     ("patch_size", 48, lambda w: w("labelled").patch_size == 48 and transforms(w)[3].dropper.spatial_size == 7),
     ("normalise_stain", True, lambda w: w("augmented").normalise_stain is True and normalised(w) == [1, 1]),
-    ("split_file", "my.csv", lambda w: str(w("labelled").split_file) == "my.csv"),
-    ("label_fraction", 0.3, lambda w: w("labelled").label_fraction == 0.3 and w("labelled").split_file is None),
-    ("labels_per_class", 6, lambda w: w("labelled").labels_per_class == 6 and w("labelled").split_file is None),
-    ("labelled#validation_share", 0.4, lambda w: w("labelled").validation_share == 0.4),
-    ("split_seed", 7, lambda w: w("labelled").seed == 7),
-    ("class_names", ["ADI", "LYM"], lambda w: w("labelled").class_names == ["ADI", "LYM"]),
+    ("split_file", "my.csv", lambda w: str(w("labelled").drawing.split_file) == "my.csv"),
+    (
+        "label_fraction",
+        0.3,
+        lambda w: w("labelled").drawing.label_fraction == 0.3 and w("labelled").drawing.split_file is None,
+    ),
+    (
+        "labels_per_class",
+        6,
+        lambda w: w("labelled").drawing.labels_per_class == 6 and w("labelled").drawing.split_file is None,
+    ),
+    ("labelled#validation_share", 0.4, lambda w: w("labelled").drawing.validation_share == 0.4),
+    ("split_seed", 7, lambda w: w("labelled").drawing.seed == 7),
+    ("class_names", ["ADI", "LYM"], lambda w: w("labelled").drawing.class_names == ["ADI", "LYM"]),
     ("maximum_rejected_share", 0.5, lambda w: w("labelled").store_arguments["maximum_rejected_share"] == 0.5),
     ("labelled#cache_gigabytes", 1, lambda w: w("labelled").store_arguments.get("cache_gigabytes") == 1),
     ("generated_per_class", 12, lambda w: w("labelled").generated_per_class == 12),
@@ -132,7 +143,7 @@ def test_the_command_of_the_adaptation_is_followed_by_this_one_without_flags():
     made.initialize()
     adapt = json.loads((ROOT / "configs" / "adapt.json").read_text())
     labelled = made.parser.get_parsed_content("labelled")
-    assert str(labelled.split_file) == adapt["output_dir"] + "/split.csv"
+    assert str(labelled.drawing.split_file) == adapt["output_dir"] + "/split.csv"
     for name in ("generated_per_class", "generated_slide", "seed"):
         assert getattr(labelled, name) == adapt[name]
     pretrain = json.loads((ROOT / "configs" / "pretrain.json").read_text())
@@ -176,7 +187,13 @@ def test_a_number_of_things_that_is_none_is_refused_at_once(workflow, tmp_path, 
 
 @pytest.mark.parametrize(
     "flag, meant",
-    [("ratios", "ratio"), ("selected_file", "selection_file"), ("pretrained_dir", None), ("judge_steps", None), ("validation_share", None)],
+    [
+        ("ratios", "ratio"),
+        ("selected_file", "selection_file"),
+        ("pretrained_dir", None),
+        ("judge_steps", None),
+        ("validation_share", None),
+    ],
 )
 def test_unknown_flags_are_refused_with_a_hint(workflow, tmp_path, flag, meant):
     with pytest.raises(RuntimeError) as caught:

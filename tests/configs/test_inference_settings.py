@@ -1,12 +1,11 @@
 """The settings of configs/inference.json: checked by MONAI, each flag does what it says."""
 
 import os
-import subprocess
-import sys
 
 import pytest
 from helpers import ROOT, flags_of
 from monai.bundle import ConfigWorkflow
+from processes import run_python
 
 CONFIG = str(ROOT / "configs" / "inference.json")
 
@@ -25,9 +24,8 @@ def test_check_properties_finds_nothing_missing_from_anywhere(tmp_path):
         "    assert w.evaluator.network is w.network_def and w.evaluator.inferer is w.inferer\n"
         "    assert w.dataset_dir == 'runs/synthesis/pool', w.dataset_dir\n"
     )
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     before = set(os.listdir(ROOT))
-    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=environment)
+    run = run_python("-c", code, cwd=tmp_path)
     assert run.returncode == 0, run.stderr[-2000:]
     assert set(os.listdir(ROOT)) == before and not os.listdir(tmp_path)
 

@@ -2,11 +2,10 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from processes import run_python
 
 ROOT = Path(__file__).resolve().parents[2]
 # The workflow type of each config, and what MONAI's engines and datasets are there.
@@ -53,10 +52,8 @@ print("all", len(stages))
 
 def test_every_stage_has_its_properties_from_anywhere(tmp_path):
     """In a process of its own, where the package is on no path but the one `initialize` sees to."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     before = set(os.listdir(ROOT))
-    command = [sys.executable, "-c", CODE, json.dumps([str(ROOT), STAGES])]
-    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    run = run_python("-c", CODE, json.dumps([str(ROOT), STAGES]), cwd=tmp_path)
     assert run.returncode == 0 and f"all {len(STAGES)}" in run.stdout, run.stderr[-2000:]
     assert set(os.listdir(ROOT)) == before, "merely building wrote something"
 

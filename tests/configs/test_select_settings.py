@@ -1,8 +1,5 @@
 """The settings of configs/select.json: found from anywhere, each does what it says, impossible ones refused at once."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +7,7 @@ from candidates import fill_pool, keys, write_labelled
 from conftest import TINY_SELECTION
 from helpers import ROOT, build_elsewhere, flags_of, root_cause
 from monai.bundle import ConfigWorkflow
+from processes import run_python
 
 from bundle.selection.table import read_selection
 
@@ -49,7 +47,7 @@ def views(w):
 FLAGS = [
     ("pool_dir", "/some/where", lambda w: str(w("pool").folder) == "/some/where"),
     ("dataset_dir", "/some/where", lambda w: w("labelled").dataset_dir == "/some/where"),
-    ("split_file", "my.csv", lambda w: str(w("labelled").split_file) == "my.csv"),
+    ("split_file", "my.csv", lambda w: str(w("labelled").drawing.split_file) == "my.csv"),
     ("split_file", "my.csv", lambda w: "--split_file my.csv" in w("run::0::next_command")),
     ("output_dir", "elsewhere", lambda w: str(w("selection#work").folder.path) == "elsewhere"),
     ("output_dir", "elsewhere", lambda w: str(w("labelled").split_path) == "elsewhere/split.csv"),
@@ -68,12 +66,12 @@ FLAGS = [
     ("patch_size", 48, lambda w: w("labelled").patch_size == w("pool").patch_size == 48),
     ("patch_size", 48, lambda w: w("feature_extractor").keywords["side"] == 48),
     ("normalise_stain", True, lambda w: w("labelled").store_arguments["normalise_stain"] is True),
-    ("class_names", ["ADI", "LYM"], lambda w: w("labelled").class_names == ["ADI", "LYM"]),
+    ("class_names", ["ADI", "LYM"], lambda w: w("labelled").drawing.class_names == ["ADI", "LYM"]),
     ("maximum_rejected_share", 0.5, lambda w: w("labelled").store_arguments["maximum_rejected_share"] == 0.5),
     ("labelled#cache_gigabytes", 1, lambda w: w("labelled").store_arguments.get("cache_gigabytes") == 1),
     ("generated_per_class", 12, lambda w: w("labelled").generated_per_class == 12),
     ("generated_slide", 9, lambda w: w("labelled").generated_slide == 9),
-    ("split_seed", 3, lambda w: w("labelled").seed == 3),
+    ("split_seed", 3, lambda w: w("labelled").drawing.seed == 3),
     ("num_workers", 2, lambda w: all_are((trainer.data_loader.num_workers for trainer in scorers(w)), 2)),
     ("ratios", [10, 30], lambda w: w("selector").ratios == [10, 30]),
     ("balanced", True, lambda w: w("selector").balanced is True),
@@ -164,7 +162,7 @@ def test_defaults_are_those_documented(tmp_path):
     assert vars(selector.rules) == {
         "gates": "both", "centroids": "real", "keep_fraction": 0.5, "copy_ratio": pytest.approx(1 / 3), "seed": 0
     }  # fmt: skip
-    assert selector.labelled.wanted == ("train", "validation")
+    assert selector.labelled.drawing.wanted == ("train", "validation")
     assert [trainer.stage for trainer in scorers(made.parser.get_parsed_content)] == [
         *(f"scorer_fold_{number}" for number in range(1, 6)), "scorer"
     ]  # fmt: skip
@@ -257,12 +255,8 @@ def test_the_command_line(tmp_path):
     fill_pool(tmp_path / "pool", keys(4))
     settings = {**TINY_SELECTION, **given, "bundle_root": ROOT, "pool_dir": "pool", "ratios": "[25,50]"}
     flags = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
-    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    run = subprocess.run(
-        [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file", CONFIG, *flags],
-        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=inherited,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stdout[-3000:]
+    run = run_python("-m", "monai.bundle", "run", "training", "--config_file", CONFIG, *flags, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr[-3000:]
     for name in ("selection.csv", "selection.json", "selection.png", "scorer.pt", "metrics.json", "config.json"):
         assert f"runs/select/{name}" in run.stdout and (tmp_path / "runs/select" / name).stat().st_size > 0
     facts = read_selection(tmp_path / "runs/select/selection.csv")[1]

@@ -8,8 +8,9 @@ import pytest
 from candidates import CLASSES, fill_pool, keys
 from compared import write_compared
 from conftest import TINY_EVALUATION
-from helpers import ROOT, root_cause, run_until_killed
+from helpers import ROOT, root_cause
 from PIL import Image
+from processes import run_until_killed
 
 from bundle.data.marks import read_marks
 from bundle.evaluation import run as module

@@ -3,12 +3,11 @@
 import json
 import os
 import re
-import subprocess
-import sys
 
 import pytest
 from helpers import flags_of
 from monai.bundle import ConfigWorkflow
+from processes import run_python
 
 
 def test_check_properties_finds_nothing_missing_from_anywhere(bundle_root, tmp_path, monkeypatch):
@@ -22,11 +21,8 @@ def test_check_properties_finds_nothing_missing_from_anywhere(bundle_root, tmp_p
         "assert w.max_epochs == 1 and w.trainer is not None\n"
     )
     before = set(os.listdir(tmp_path))
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     for given in (f", bundle_root=r'{bundle_root}'", ""):
-        run = subprocess.run(
-            [sys.executable, "-c", code % given], cwd=tmp_path, capture_output=True, text=True, env=environment
-        )
+        run = run_python("-c", code % given, cwd=tmp_path)
         assert run.returncode == 0, run.stderr[-2000:]
     assert set(os.listdir(tmp_path)) == before, "merely instantiating wrote something"
 

@@ -1,13 +1,10 @@
 """network_def of synthesis as one module: what it computes, and MONAI's own commands on it."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from monai.bundle import ckpt_export, onnx_export
 from monai.data import load_net_with_metadata
+from processes import run_python
 
 from bundle.models.adapted import AdaptedModels, save_packed
 from bundle.runs.randomness import ImageNoise
@@ -91,8 +88,7 @@ except FileNotFoundError as error:
 def test_monai_verifies_it_by_the_metadata_from_the_root_and_from_above(bundle_root, tmp_path):
     """With the weights of the repository, which the metadata describe; and without any it says what to do."""
     code = VERIFY.format(above=str(bundle_root.parent), name=bundle_root.name, root=str(bundle_root))
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=environment)
+    run = run_python("-c", code, cwd=tmp_path)
     assert run.returncode == 0, run.stderr[-3000:]
     assert run.stdout.count("data shape of network is verified with no error") == 2
     assert run.stdout.strip().endswith("refused")

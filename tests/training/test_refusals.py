@@ -4,13 +4,12 @@ import errno
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from helpers import changed_settings, few_images, root_cause
+from processes import start_python, wait_for
 
 from bundle.runs.folder import RunFolder
 
@@ -90,22 +89,21 @@ def test_what_decides_how_the_autoencoder_is_trained(workflow, tmp_path, change,
 def test_second_run_into_the_same_folder_is_refused(workflow, tmp_path):
     code = (
         f"import sys, time; sys.path.insert(0, {str(ROOT)!r})\n"
-        f"from bundle.runs.folder import RunFolder; held = RunFolder({str(tmp_path)!r}); held.open()\n"
-        "print('held', flush=True)\n"
+        f"from bundle.runs.folder import RunFolder; held = RunFolder({str(tmp_path / 'run')!r}); held.open()\n"
+        f"open({str(tmp_path / 'held')!r}, 'w').close()\n"
         "time.sleep(60)"
     )
-    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert holder.stdout.readline() == "held\n"
+    holder = start_python("-c", code)
     try:
+        wait_for(tmp_path / "held", holder)
         with pytest.raises(RuntimeError) as caught:
-            workflow(output_dir=str(tmp_path)).run()
-        assert "another run is writing to" in str(root_cause(caught.value)) and str(tmp_path) in str(
-            root_cause(caught.value)
-        )
+            workflow(output_dir=str(tmp_path / "run")).run()
+        message = str(root_cause(caught.value))
+        assert "another run is writing to" in message and str(tmp_path / "run") in message
     finally:
         holder.kill()
         holder.wait()
-    folder = RunFolder(tmp_path)
+    folder = RunFolder(tmp_path / "run")
     folder.open()  # a killed process holds nothing
     folder.close()
 

@@ -8,6 +8,7 @@ import pytest
 from conftest import TINY, TINY_ADAPTATION, TINY_CLASSIFICATION, TINY_SELECTION, TINY_SYNTHESIS
 from helpers import ROOT, root_cause
 from monai.bundle import ConfigWorkflow
+from processes import fork_what_is_spawned
 
 from bundle.data.generated import CLASSES as GENERATED_CLASSES
 from bundle.data.generated import generate_patch
@@ -83,7 +84,8 @@ def test_one_command_makes_pool_selection_classifier_and_table(study, tmp_path):
         assert "accuracy_by_ratio" in path.name or path.stat().st_mtime_ns == time, path
 
 
-def test_several_runs_at_a_time_come_to_the_same(study, tmp_path):
+def test_several_runs_at_a_time_come_to_the_same(study, tmp_path, monkeypatch):
+    fork_what_is_spawned(monkeypatch)
     rows = "real,real_equal_steps,oversampled"
     one, several = tmp_path / "one", tmp_path / "several"
     study(rows=rows, output_dir=str(one)).run()
