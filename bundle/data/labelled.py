@@ -95,7 +95,7 @@ class LabelledPatches:
         if not 0 <= judge_share < 1:
             raise ValueError(f"--judge_share is {judge_share}; it must be 0 or more, and below 1")
         if pretraining_overlap not in ("forbid", "allow"):
-            raise ValueError(f"--pretraining_overlap is {pretraining_overlap!r}; it must be forbid or allow")
+            raise ValueError(f"--labelled#pretraining_overlap is {pretraining_overlap!r}; it must be forbid or allow")
         for flag, value in (("label_fraction", label_fraction), ("labels_per_class", labels_per_class)):
             if split_file is not None and value is not None:
                 raise ValueError(
@@ -304,7 +304,7 @@ class LabelledPatches:
         if seen is None and self.pretraining_hashes is not None and self.pretraining_overlap == "forbid":
             raise ValueError(
                 f"the pre-training left no {HASHES_FILE}, so whether it saw some of these images can't be checked: put "
-                "that file beside its weights, or give --pretraining_overlap allow"
+                "that file beside its weights, or give --labelled#pretraining_overlap allow"
             )
         if seen is None:
             self._notes.append("could not be checked: whether the pre-training saw some of these images")
@@ -312,7 +312,9 @@ class LabelledPatches:
         self._seen = seen
         self._overlap = require_unseen(files, seen, self.pretraining_overlap == "allow")
         if self._overlap:
-            self._notes.append(f"seen by the pre-training, which --pretraining_overlap allows: {self._overlap}")
+            self._notes.append(
+                f"seen by the pre-training, which --labelled#pretraining_overlap allows: {self._overlap}"
+            )
 
     def _judge_rows(self) -> tuple[list[SplitRow], list[SplitRow]]:
         """Those of "unused" that may judge: not seen by the pre-training, each picture once."""

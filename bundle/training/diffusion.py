@@ -61,7 +61,7 @@ class LatentDiffusionTrainer(StageTrainer):
     ) -> None:
         super().__init__(**stage)
         if loss_type not in LOSS_TYPES:
-            raise ValueError(f"diffusion_loss is {loss_type!r}; it must be one of {sorted(LOSS_TYPES)}")
+            raise ValueError(f"--diffusion#trainer#loss_type is {loss_type!r}; it must be one of {sorted(LOSS_TYPES)}")
         self.latents = latents
         self.make_optimizer = optimizer
         self.warm_up = warm_up

@@ -161,9 +161,9 @@ class DecoderLoss:
 
     def __init__(self, reconstruction: AutoencoderLoss, ce_weight: float = 1.0, balance: str = "fixed") -> None:
         if ce_weight < 0:
-            raise ValueError(f"--ce_weight is {ce_weight}; it must be 0 or more")
+            raise ValueError(f"--decoder#loss#ce_weight is {ce_weight}; it must be 0 or more")
         if balance not in ("fixed", "adaptive"):
-            raise ValueError(f"--ce_balance is {balance!r}; it must be one of fixed, adaptive")
+            raise ValueError(f"--decoder#loss#balance is {balance!r}; it must be one of fixed, adaptive")
         self.reconstruction = reconstruction
         self.ce_weight = ce_weight
         self.balance = balance

@@ -46,8 +46,9 @@ def synthetic_items(given):
     models, inferer = AdaptedModels(given.adapted_dir, given.device).prepare(), GuidedLatentInferer()
     places = {"dataset_dir": given.train_dir, "split_file": f"{given.adapted_dir}/split.csv"}
     config = str(ROOT / "configs" / "select.json")
-    select = ConfigWorkflow(config, run_id="scorer", output_dir=given.output_dir, patch_size=models.patch_size,
-                            device=given.device, ratios=[given.ratio], **places, **SCORER)  # fmt: skip
+    select = ConfigWorkflow(config, run_id="scorer", bundle_root=str(ROOT), output_dir=given.output_dir,
+                            patch_size=models.patch_size, device=given.device, ratios=[given.ratio],
+                            **places, **SCORER)  # fmt: skip
     select.initialize()
     select.run()
     selector = select.parser.get_parsed_content("selector")

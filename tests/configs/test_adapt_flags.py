@@ -45,7 +45,12 @@ def classifiers(w):
 
 
 def caches(w):
-    return [w("latents"), *latent(w).measured.values(), diffusion(w).latents.unlabelled, diffusion(w).latents.pretraining]
+    return [
+        w("latents"),
+        *latent(w).measured.values(),
+        diffusion(w).latents.unlabelled,
+        diffusion(w).latents.pretraining,
+    ]
 
 
 def patches(w):

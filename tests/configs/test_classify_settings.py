@@ -23,7 +23,10 @@ def transforms(w):
 
 def normalised(w):
     """How many transforms normalise the stain of what is measured, and of what the colour control sees."""
-    return [len(seen.transforms) for seen in (trainer(w).preprocessing.transforms[0], w("colour_control#work").preprocessing)]
+    return [
+        len(seen.transforms)
+        for seen in (trainer(w).preprocessing.transforms[0], w("colour_control#work").preprocessing)
+    ]
 
 
 def both(w, name):
@@ -176,7 +179,13 @@ def test_a_number_of_things_that_is_none_is_refused_at_once(workflow, tmp_path, 
 
 @pytest.mark.parametrize(
     "flag, meant",
-    [("ratios", "ratio"), ("selected_file", "selection_file"), ("pretrained_dir", None), ("judge_steps", None), ("validation_share", None)],
+    [
+        ("ratios", "ratio"),
+        ("selected_file", "selection_file"),
+        ("pretrained_dir", None),
+        ("judge_steps", None),
+        ("validation_share", None),
+    ],
 )
 def test_unknown_flags_are_refused_with_a_hint(workflow, tmp_path, flag, meant):
     with pytest.raises(RuntimeError) as caught:

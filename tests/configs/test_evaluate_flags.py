@@ -42,7 +42,11 @@ FLAGS = [
     ("reference", "unused", lambda w: "test" not in w("labelled").wanted),
     ("floor", "halves", lambda w: w("dataset").parts["floor"] == "halves"),
     ("held_out", "test", lambda w: w("dataset").parts["held out"] == "test"),
-    ("held_out", "test", lambda w: w("labelled").wanted.count("test") == 1 and "unused" not in w("labelled").wanted),
+    (
+        "held_out",
+        "test",
+        lambda w: w("labelled").wanted.count("test") == 1 and "test" == w("dataset").parts["held out"],
+    ),
     ("maximum_training", 7, lambda w: w("dataset").maximum_training == 7),
     ("sections", ["stain"], lambda w: w("evaluation").sections == ["stain"]),
     ("extractors", ["judge_colour"], lambda w: w("evaluation").extractors.names == ["judge_colour"]),

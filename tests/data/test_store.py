@@ -377,7 +377,9 @@ def test_a_full_disk_is_reported_and_leaves_no_half_file(tiles, tmp_path, monkey
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fsync)
-    with pytest.raises(OSError, match=r"disk is full: .*np[yz] could not be written.*--cache_gigabytes") as caught:
+    with pytest.raises(
+        OSError, match=r"disk is full: .*np[yz] could not be written.*--patches#cache_gigabytes"
+    ) as caught:
         prepare(tiles, tmp_path / "cache")
     assert caught.value.errno == errno.ENOSPC
     assert not list((tmp_path / "cache").rglob("*.tmp"))
