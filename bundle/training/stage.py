@@ -310,4 +310,7 @@ def run_stages(stages: Sequence[StageTrainer | None], next_command: str) -> None
         for opened in (stage.folder for stage in present):  # some stages have one of their own
             opened.close()
     pictures = [name for stage in present for name in stage.pictures]
-    folder.report([*pictures, *(f"{stage.stage}.pt" for stage in present), "split.csv", "metrics.json"], next_command)
+    folder.report(
+        [*pictures, *(f"{stage.stage}.pt" for stage in present), "split.csv", "metrics.json", "config.json"],
+        next_command,
+    )

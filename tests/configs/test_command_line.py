@@ -29,12 +29,12 @@ def test_runs_from_any_folder_and_says_where_everything_is(finished):
     folder, run, _ = finished
     assert run.returncode == 0, run.stderr[-3000:]
     said = run.stdout + run.stderr
-    for name in ("samples.png", "autoencoder.pt", "diffusion.pt", "metrics.json"):
+    for name in ("samples.png", "autoencoder.pt", "diffusion.pt", "metrics.json", "config.json"):
         assert f"runs/pretrain/{name}" in said and (folder / "runs" / "pretrain" / name).stat().st_size > 0
     assert "not tissue" in said
     assert re.search(r"54 patches from 1 source.*rejected: 0 of 54", said, re.DOTALL)
     assert re.search(
-        r"next: python -m monai\.bundle run training --config_file configs/adapt.json --pretrained_dir", said
+        r"next: python -m monai\.bundle run --config_file configs/adapt.json --pretrained_dir runs/pretrain", said
     )
     assert re.search(r"autoencoder: .*\d+%.*<", said), "no progress bar with remaining time"
     assert "run training" in json.loads((folder / "runs" / "pretrain" / "metrics.json").read_text())["command"]

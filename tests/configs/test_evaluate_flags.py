@@ -43,7 +43,7 @@ FLAGS = [
     (
         "held_out",
         "test",
-        lambda w: w("labelled").drawing.wanted.count("test") == 1 and "unused" not in w("labelled").drawing.wanted,
+        lambda w: w("labelled").drawing.wanted.count("test") == 1 and "test" == w("dataset").parts["held out"],
     ),
     ("maximum_training", 7, lambda w: w("dataset").maximum_training == 7),
     ("sections", ["stain"], lambda w: w("evaluation").sections == ["stain"]),

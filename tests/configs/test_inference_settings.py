@@ -31,7 +31,7 @@ def test_check_properties_finds_nothing_missing_from_anywhere(tmp_path):
 
 
 def at_once(w):
-    return w("evaluator").state.dataloader.batch_size
+    return w("evaluator").data_loader.batch_size
 
 
 # Each setting a user may change, another value for it, and what then must have changed.
@@ -56,7 +56,7 @@ FLAGS = [
     ("guidance_maximum_norm", 0.5, lambda w: w("inferer").guidance_maximum_norm == 0.5),
     ("guidance_temperature", 2, lambda w: w("inferer").guidance_temperature == 2.0),
     ("decoder", "pretrained", lambda w: w("network_def").decoder == "pretrained"),
-    ("network_def#num_inference_steps", 4, lambda w: w("network_def").steps == 4),
+    ("network_def#num_inference_steps", 4, lambda w: w("network_def").num_inference_steps == 4),
     ("generator_class", "TUM", lambda w: w("network_def").name == "TUM"),
     ("pictures", False, lambda w: w("guidance_pictures") is None),
     ("picture_scales", [0, 3], lambda w: w("guidance_pictures").scales == [0.0, 3.0]),

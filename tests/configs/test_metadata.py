@@ -30,7 +30,7 @@ def one_item(tensor):
 def test_every_network_is_described_as_it_is(bundle_root):
     """Shapes, types and ranges of all networks, with the weights of the repository."""
     metadata = json.loads((bundle_root / "configs" / "metadata.json").read_text())
-    generator = PatchGenerator(bundle_root / "models" / "adapt", steps=1).prepare()
+    generator = PatchGenerator(bundle_root / "models" / "adapt", num_inference_steps=1).prepare()
     networks = {
         "network": generator,
         "autoencoder": lambda image: AdaptedModels.forward(generator, image),
