@@ -54,7 +54,11 @@ def command(folder, *arguments, environment=None):
     flags = [part for name, value in TINY_SYNTHESIS.items() for part in (f"--{name}", str(value))]
     inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return {
-        "args": [sys.executable, "-m", "monai.bundle", "run", "--config_file", CONFIG, *flags, *map(str, arguments)],
+        "args": [
+            *(sys.executable, "-m", "monai.bundle", "run", "--config_file", CONFIG, "--bundle_root", str(ROOT)),
+            *flags,
+            *map(str, arguments),
+        ],
         "cwd": folder,
         # With as many threads as here: another number may change a picture by a level.
         "env": {**inherited, "OMP_NUM_THREADS": str(torch.get_num_threads()), **(environment or {})},
@@ -207,7 +211,7 @@ def test_command_line_with_a_progress_bar_and_the_next_command(finished, adapted
     assert run.returncode == 0, run.stdout[-3000:]
     assert re.search(r"synthesis: 100%.*4/4", run.stdout)
     select = f"configs/select.json --pool_dir runs/synthesis/pool --split_file {adapted}/split.csv --dataset_dir"
-    assert f"next: python -m monai.bundle run training --config_file {select}" in run.stdout
+    assert f"next: python -m monai.bundle run --config_file {select}" in run.stdout
     for name in ("pool/manifest.csv", "samples.png", "metrics.json", "config.json"):
         assert f"runs/synthesis/{name}" in run.stdout and (tmp_path / "runs/synthesis" / name).stat().st_size > 0
     assert [row["file"] for row in manifest(tmp_path / "runs/synthesis")] == [
