@@ -50,7 +50,7 @@ def finished(synthesise, tmp_path_factory):
 def command(*arguments):
     """Arguments of a Python that runs the tiny synthesis."""
     flags = [part for name, value in TINY_SYNTHESIS.items() for part in (f"--{name}", str(value))]
-    return ["-m", "monai.bundle", "run", "--config_file", CONFIG, *flags, *arguments]
+    return ["-m", "monai.bundle", "run", "--config_file", CONFIG, "--bundle_root", str(ROOT), *flags, *arguments]
 
 
 def test_output_contract(finished, adapted):
@@ -196,7 +196,7 @@ def test_command_line_with_a_progress_bar_and_the_next_command(finished, adapted
     assert run.returncode == 0, run.stderr[-3000:]
     assert re.search(r"synthesis: 100%.*4/4", run.stderr)
     select = f"configs/select.json --pool_dir runs/synthesis/pool --split_file {adapted}/split.csv --dataset_dir"
-    assert f"next: python -m monai.bundle run training --config_file {select}" in run.stdout
+    assert f"next: python -m monai.bundle run --config_file {select}" in run.stdout
     for name in ("pool/manifest.csv", "samples.png", "metrics.json", "config.json"):
         assert f"runs/synthesis/{name}" in run.stdout and (tmp_path / "runs/synthesis" / name).stat().st_size > 0
     assert [row["file"] for row in manifest(tmp_path / "runs/synthesis")] == [

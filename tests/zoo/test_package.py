@@ -323,7 +323,7 @@ def test_an_adapted_diffusion_model_with_its_evaluation(bundle_root, tmp_path):
     row = f"| Kernel distance | 0.143 | 0.143 to 0.143 | 0.287 | 0.287 to 0.287 | {READINGS['better']} |"
     assert row in card and READINGS["worse"] in card and "9 images, of which 7 are compared" in card
     found = json.loads((folder / "configs" / "metadata.json").read_text())["eval_metrics"]
-    assert found["diffusion_adaptation_loss_after"] and "### Diffusion model, adapted" in card
+    assert found["diffusion_loss_after"] and "### Diffusion model, adapted" in card
     assert found["synthetic_fidelity_judge_grey_kid"] == figure(0.143, 0.287)
     evaluation["synthetic"]["model"] = "0" * 64
     (runs / "evaluation.json").write_text(json.dumps(evaluation))

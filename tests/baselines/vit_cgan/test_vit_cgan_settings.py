@@ -41,6 +41,11 @@ def synthesis(w, name):
 
 
 # Each setting a user may change, another value for it, and what then must have changed.
+def drawn(w, *names):
+    """Settings of how labelled images are divided."""
+    return [getattr(w("labelled").drawing, name) for name in names]
+
+
 FLAGS = [
     ("dataset_dir", "/some/where", lambda w: w("labelled").dataset_dir == "/some/where"),
     ("test_dir", "/some/where", lambda w: w("labelled").test_dir == "/some/where"),
@@ -54,8 +59,8 @@ FLAGS = [
     ("patch_size", 48, lambda w: w("labelled").patch_size == 48),
     ("normalise_stain", True, lambda w: w("labelled").store_arguments["normalise_stain"] is True),
     ("split_file", "my.csv", lambda w: str(w("labelled").drawing.split_file) == "my.csv"),
-    ("label_fraction", 0.3, lambda w: w("labelled").drawing.label_fraction == 0.3 and w("labelled").drawing.split_file is None),
-    ("labels_per_class", 6, lambda w: w("labelled").drawing.labels_per_class == 6 and w("labelled").drawing.split_file is None),
+    ("label_fraction", 0.3, lambda w: drawn(w, "label_fraction", "split_file") == [0.3, None]),
+    ("labels_per_class", 6, lambda w: drawn(w, "labels_per_class", "split_file") == [6, None]),
     ("labelled#validation_share", 0.4, lambda w: w("labelled").drawing.validation_share == 0.4),
     ("split_seed", 7, lambda w: w("labelled").drawing.seed == 7),
     ("class_names", ["ADI", "LYM"], lambda w: w("labelled").drawing.class_names == ["ADI", "LYM"]),
@@ -82,7 +87,8 @@ FLAGS = [
     ("validation_interval", 7, lambda w: trainer(w).validation_interval == 7),
     ("picture_interval", 7, lambda w: trainer(w).picture_interval == 7),
     ("maximum_unused", 7, lambda w: trainer(w).maximum_unused == 7),
-    ("inference_batch_size", 7, lambda w: w("context").inference_batch_size == 7 == synthesis(w, "inference_batch_size")),
+    ("inference_batch_size", 7, lambda w: w("context").inference_batch_size == 7),
+    ("inference_batch_size", 7, lambda w: synthesis(w, "inference_batch_size") == 7),
     ("checkpoint_interval", 7, lambda w: trainer(w).checkpoint_interval == 7),
     ("mlflow_tracking_uri", "file:///x", lambda w: address(w) == ["file:///x"]),
     ("pool_dir", "elsewhere", lambda w: synthesis(w, "dataset_dir") == "elsewhere"),
