@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from bundle.data.pictures import save_grid  # noqa: E402
 from bundle.data.views import VIEWS  # noqa: E402
-from bundle.diffusion.sampling import sample_images  # noqa: E402
+from bundle.diffusion.sampling import LatentModels, sample_images  # noqa: E402
 from bundle.diffusion.schedule import NoiseSchedule  # noqa: E402
 from bundle.models.artefacts import (  # noqa: E402
     ARTEFACT_HEAD,
@@ -90,7 +90,8 @@ def save_samples(folder: Path, seeds: range = range(64)) -> None:
     autoencoder, facts = load_artefact(folder / "autoencoder.pt", "autoencoder")
     diffusion, diffusion_facts = load_artefact(folder / "diffusion.pt", "diffusion")
     schedule = NoiseSchedule(**diffusion_facts["schedule"])
-    images = sample_images(diffusion, autoencoder, schedule, facts["latent"], facts["patch_size"], list(seeds))
+    models = LatentModels(diffusion, autoencoder, schedule, facts["latent"], facts["patch_size"])
+    images = sample_images(models, list(seeds))
     marks = {"Model": diffusion_facts["fingerprint"], "Seeds": f"{seeds[0]} to {seeds[-1]}"}
     save_grid(folder / "samples.png", images, synthetic=marks)
 

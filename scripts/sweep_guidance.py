@@ -162,7 +162,7 @@ def main() -> None:
     for scale, limits, cap in itertools.product(given.scales, given.intervals, given.caps):
         inferer = GuidedLatentInferer(scale, given.sampler, given.steps, given.spacing, given.eta, limits, cap)
         name = f"g {scale:g}, t {limits or 'all'}, cap {cap}, {given.sampler} {given.steps} {given.spacing}"
-        name += f" {inferer.eta:g}, {given.num_images} images"
+        name += f" {inferer.sampling.eta:g}, {given.num_images} images"
         if name not in results:
             images = synthesise(models, inferer, given.num_images, given.seed, given.batch_size, name)
             results[name] = measure(images, real, judge)

@@ -1,4 +1,4 @@
-"""What all tests share: the bundle on the import path, and a tiny pre-training."""
+"""What all tests share: the bundle on the import path, one thread a process, and a tiny pre-training."""
 
 import os
 import shutil
@@ -6,6 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
+
+# Before torch is imported. Tests run in as many processes as there are cores, and a fork has no threads.
+os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -148,7 +152,28 @@ def workflow():
 
 
 @pytest.fixture(scope="session")
-def selected(workflow, tmp_path_factory):
+def made_once(tmp_path_factory):
+    """Has a folder made by one process of the tests; gives every process a copy of its own, which tests may change."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # that of all workers
+
+    def copy_of(name, make):
+        made = base / "made_once" / name
+        made.parent.mkdir(exist_ok=True)
+        with FileLock(f"{made}.lock"):
+            if not made.is_dir():
+                unfinished = made.with_name(f".{name}")
+                shutil.rmtree(unfinished, ignore_errors=True)
+                make(unfinished)
+                unfinished.rename(made)
+        return shutil.copytree(made, tmp_path_factory.mktemp("runs") / name)
+
+    return copy_of
+
+
+@pytest.fixture(scope="session")
+def selected(workflow, made_once, tmp_path_factory):
     """A tiny selection from 16 candidates of each class, by scorers that have learnt their classes.
 
     Called with a folder and settings it selects there once more, by the same scorers.
@@ -157,31 +182,34 @@ def selected(workflow, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("selected")
     given = {**write_labelled(folder), "pool_dir": str(fill_pool(folder / "pool", keys(16)))}
-    given |= {"cache_dir": str(folder / "cache"), "scorer_steps": 40, "scorer_learning_rate": 0.005}
+    given |= {"cache_dir": str(folder / "cache"), "scorer_steps": 40, "train#optimizer#lr": 0.005}
 
     def run(output_dir, **settings):
-        if folder / "run" != output_dir and not output_dir.exists():
+        if not output_dir.exists():
             output_dir.mkdir(parents=True)
-            for file in (folder / "run").glob("scorer*.pt"):
+            for file in run.folder.glob("scorer*.pt"):
                 shutil.copy(file, output_dir)
-        workflow("select.json", **{**given, "output_dir": str(output_dir), **settings}).run()
+        select(output_dir, **settings)
         return output_dir
 
-    run.folder, run.given = run(folder / "run"), given
+    def select(output_dir, **settings):
+        workflow("select.json", **{**given, "output_dir": str(output_dir), **settings}).run()
+
+    run.folder, run.given = made_once("selected", select), given
+    for file in run.folder.glob("selection.*"):
+        file.unlink()
+    select(run.folder)  # from this process's own pool, by the scorers of any
     return run
 
 
 @pytest.fixture(scope="session")
-def pretrained(workflow, tmp_path_factory) -> Path:
+def pretrained(workflow, made_once) -> Path:
     """The output folder of one tiny pre-training on built-in patches."""
-    folder = tmp_path_factory.mktemp("runs") / "pretrain"
-    workflow(output_dir=str(folder)).run()
-    return folder
+    return made_once("pretrain", lambda folder: workflow(output_dir=str(folder)).run())
 
 
 @pytest.fixture(scope="session")
-def adapted(workflow, pretrained, tmp_path_factory) -> Path:
+def adapted(workflow, pretrained, made_once) -> Path:
     """The output folder of one tiny adaptation to built-in patches of a slide the pre-training did not see."""
-    folder = tmp_path_factory.mktemp("runs") / "adapt"
-    workflow("adapt.json", output_dir=str(folder), pretrained_dir=str(pretrained)).run()
-    return folder
+    given = {"pretrained_dir": str(pretrained)}
+    return made_once("adapt", lambda folder: workflow("adapt.json", output_dir=str(folder), **given).run())

@@ -2,15 +2,12 @@
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from processes import run_python, run_until_killed
 
 from bundle.runs.workflow import is_setting
 
@@ -57,6 +54,12 @@ def root_cause(error):
     return error
 
 
+def changed_settings(one, other):
+    """Names of what differs between the identities of two trainers, by which the one's checkpoint is refused."""
+    one, other = (trainer.whole_identity() for trainer in (one, other))
+    return {name for name in {**one, **other} if one.get(name) != other.get(name)}
+
+
 def states(folder):
     files = ("autoencoder_checkpoint.pt", "diffusion_checkpoint.pt", "autoencoder.pt", "diffusion.pt")
     return {name: torch.load(folder / name, weights_only=True) for name in files if (folder / name).is_file()}
@@ -81,13 +84,12 @@ def build_elsewhere(config, names, folder):
     """Builds parts of a config in a process of its own, from an empty folder, as MONAI's own tools do."""
     code = (
         "from monai.bundle import ConfigWorkflow\n"
-        f"w = ConfigWorkflow(config_file={config!r}, workflow_type='train')\n"
+        f"w = ConfigWorkflow(config_file={config!r}, workflow_type='train', bundle_root={str(ROOT)!r})\n"
         "w.initialize()\n"
         f"for name in {names!r}:\n"
         "    assert w.parser.get_parsed_content(name)\n"
     )
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    run = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, env=environment)
+    run = run_python("-c", code, cwd=folder)
     assert run.returncode == 0, run.stderr[-2000:]
     assert not os.listdir(folder)
 
@@ -99,22 +101,14 @@ def few_images(folder, count, first=0):
     return folder
 
 
-def run_until_killed(code, flag):
-    """Runs Python code in a process of its own and kills it, as by kill -9, once it has made the file `flag`."""
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 180
-    while not flag.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    _, errors = process.communicate()
-    assert flag.exists(), errors.decode()[-2000:]
+def kill_stage(stage, config, settings, folder, flag, fresh=False):
+    """Runs a config and kills it in step 3 of a stage, whose checkpoint is then that of step 2.
 
-
-def kill_stage(stage, config, settings, folder, flag):
-    """Runs a config and kills it in step 3 of a stage, whose checkpoint is then that of step 2."""
+    In a child of this process, or in one that is `fresh`.
+    """
     settings = {**settings, "output_dir": str(folder)}
     code = KILLED_STAGE.format(
         root=str(ROOT), stage=stage, flag=str(flag), config=str(ROOT / "configs" / config), settings=settings
     )
-    run_until_killed(code, flag)
+    run_until_killed(code, flag, fresh)
     assert torch.load(folder / f"{stage}_checkpoint.pt", weights_only=True)["step"] == 2

@@ -80,7 +80,7 @@ def require_unseen(paths: Mapping[SplitRow, Path], seen: set[str], allow: bool) 
         raise ValueError(
             f"the pre-training saw {len(overlap)} of the labelled or test images, pixel for pixel: {_some(overlap)}. "
             "Figures measured on them would be too good. Take others (of built-in patches with --generated_slide), or "
-            "accept it with --pretraining_overlap allow"
+            "accept it with --labelled#pretraining_overlap allow"
         )
     return len(overlap)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from bundle.data.labelled_part import JUDGE_PARTS, LabelledPart, fingerprint_row
 from bundle.data.labels import Labels, find_labels
 from bundle.data.split import (
     PARTS,
+    Drawing,
     SplitRow,
     choose_labelled,
     choose_validation,
@@ -47,19 +49,12 @@ class LabelledPatches:
         patch_size: pixels a side, or a function that gives it when :meth:`prepare` is called.
         cache_dir: where index, pixel cache and built-in patches are kept.
         split_path: where the split of this run is kept, its `split.csv`.
-        split_file: a split to use as it is, of an earlier run or a user's own; images it does not list are left out.
-            Its test files are looked up in the test set, or in the dataset where there is no test set.
-        parts: the parts of the split file that are looked up; the images of others need not be there.
-        label_fraction, labels_per_class: how many labels are used, see :func:`bundle.data.split.choose_labelled`.
-        judge_share: where neither is given, the share of the images, in [0, 1), that is left for the judge.
-        validation_share: share of the labelled images to validate with.
-        class_names: for an `.npz`, see :func:`bundle.data.labels.find_labels`.
-        seed: seed of the split and of the built-in patches.
         generated_per_class: built-in patches a class; the test slide has a third of it.
         generated_slide: the built-in slide, one that the pre-training did not see; the test slide is the next one.
         pretraining_hashes: gives the pixel hashes of what the pre-training saw, or None where that is unknown.
         pretraining_overlap: "forbid" refuses images that the pre-training saw, "allow" counts them.
-        **store: further arguments of PatchStore, or functions that give them when :meth:`prepare` is called.
+        **settings: those of :class:`Drawing`; and further arguments of PatchStore, or functions that give them when
+            :meth:`prepare` is called.
 
     Attributes (after :meth:`prepare`):
         classes: names, in the order of the label numbers.
@@ -78,47 +73,26 @@ class LabelledPatches:
         patch_size: int | Callable[[], int],
         cache_dir: str | Path,
         split_path: str | Path,
-        split_file: str | Path | None = None,
-        label_fraction: float | None = None,
-        labels_per_class: int | None = None,
-        judge_share: float = 0.0,
-        validation_share: float = 0.2,
-        class_names: list[str] | str | None = None,
-        seed: int = 0,
         generated_per_class: int = 60,
         generated_slide: int = 6,
         pretraining_hashes: Callable[[], set[str] | None] | None = None,
         pretraining_overlap: str = "forbid",
-        parts: Collection[str] = PARTS,
-        **store: Any,
+        **settings: Any,
     ) -> None:
-        if not 0 <= judge_share < 1:
-            raise ValueError(f"--judge_share is {judge_share}; it must be 0 or more, and below 1")
         if pretraining_overlap not in ("forbid", "allow"):
-            raise ValueError(f"--pretraining_overlap is {pretraining_overlap!r}; it must be forbid or allow")
-        for flag, value in (("label_fraction", label_fraction), ("labels_per_class", labels_per_class)):
-            if split_file is not None and value is not None:
-                raise ValueError(
-                    f"--split_file {split_file} says which labels are used, and so does --{flag} {value}: leave one out"
-                )
+            raise ValueError(f"--labelled#pretraining_overlap is {pretraining_overlap!r}; it must be forbid or allow")
         self.dataset_dir = dataset_dir
         self.test_dir = test_dir
         self.patch_size = patch_size
         self.cache_dir = Path(cache_dir).expanduser()
         self.split_path = Path(split_path).expanduser()
-        self.split_file = None if split_file is None else Path(split_file).expanduser()
-        self.label_fraction = label_fraction
-        self.labels_per_class = labels_per_class
-        self.judge_share = judge_share
-        self.validation_share = validation_share
-        self.class_names = class_names
-        self.seed = seed
+        drawn = {field.name for field in dataclasses.fields(Drawing)} & settings.keys()
+        self.drawing = Drawing(**{name: settings.pop(name) for name in drawn})
         self.generated_per_class = generated_per_class
         self.generated_slide = generated_slide
         self.pretraining_hashes = pretraining_hashes
         self.pretraining_overlap = pretraining_overlap
-        self.wanted = PARTS if split_file is None else tuple(parts)
-        self.store_arguments = store
+        self.store_arguments = settings
         self.store: PatchStore | None = None
         self.classes: list[str] = []
         self.rows: list[SplitRow] = []
@@ -149,8 +123,10 @@ class LabelledPatches:
         store.prepare()
         dataset, *rest = (_Source(store, path) for path in paths)
         test = rest[0] if rest else None
-        rows, classes = self._draw(dataset) if self.split_file is None else self._adopt(dataset, test or dataset)
-        if test is not None and "test" in self.wanted and not any(row.part == "test" for row in rows):
+        rows, classes = (
+            self._draw(dataset) if self.drawing.split_file is None else self._adopt(dataset, test or dataset)
+        )
+        if test is not None and "test" in self.drawing.wanted and not any(row.part == "test" for row in rows):
             rows += self._test_rows(test, classes)
         rows.sort(key=lambda row: (PARTS.index(row.part), classes.index(row.label), row.file))
         sources = {row: test if test is not None and row.part == "test" else dataset for row in rows}
@@ -195,7 +171,7 @@ class LabelledPatches:
             "classes": self.classes,
             "patches": counts,
             "pretraining_overlap": self._overlap,
-            "split_file": None if self.split_file is None else str(self.split_file),
+            "split_file": None if self.drawing.split_file is None else str(self.drawing.split_file),
             "fingerprint": self.fingerprint,
         }
 
@@ -224,10 +200,12 @@ class LabelledPatches:
 
         def write(name: str, slide: int, count: int) -> str:
             folder = self.cache_dir / name
-            return str(write_generated_patches(folder, [slide], count, self.patch_size, self.seed, group_by="class"))
+            return str(
+                write_generated_patches(folder, [slide], count, self.patch_size, self.drawing.seed, group_by="class")
+            )
 
         dataset = write("generated_labelled", self.generated_slide, self.generated_per_class)
-        if "test" not in self.wanted:
+        if "test" not in self.drawing.wanted:
             return [dataset, *test]
         count = max(1, self.generated_per_class // 3)
         return [dataset, *(test or [write("generated_test", self.generated_slide + 1, count)])]
@@ -235,25 +213,27 @@ class LabelledPatches:
     def _draw(self, dataset: _Source) -> tuple[list[SplitRow], list[str]]:
         """Rows of train, validation and unused, and the class names."""
         labels = self._labels(dataset, "dataset")
-        if self.class_names is not None and not labels.numbered:
+        if self.drawing.class_names is not None and not labels.numbered:
             raise ValueError(
-                f"--class_names {self.class_names} is given, and {dataset.path} names its classes {labels.classes} "
-                "itself. Leave it out; it is for an .npz with numbers"
+                f"--class_names {self.drawing.class_names} is given, and {dataset.path} names its classes "
+                f"{labels.classes} itself. Leave it out; it is for an .npz with numbers"
             )
         copies = find_copies(labels.of, dataset.hashes)
         if copies:
             self._notes.append(f"left out, the same pixels as another image of the class: {len(copies)}")
         of = {file: label for file, label in labels.of.items() if file not in copies}
-        fraction = self.label_fraction
-        if fraction is None and self.labels_per_class is None:
-            fraction = 1 - self.judge_share
+        fraction = self.drawing.label_fraction
+        if fraction is None and self.drawing.labels_per_class is None:
+            fraction = 1 - self.drawing.judge_share
         try:
-            labelled = choose_labelled(of, fraction, self.labels_per_class, self.seed)
+            labelled = choose_labelled(of, fraction, self.drawing.labels_per_class, self.drawing.seed)
         except ValueError as error:
-            if fraction == self.label_fraction:
+            if fraction == self.drawing.label_fraction:
                 raise
             raise ValueError(f"{error} (a fraction of {fraction:g} is what --judge_share leaves)") from error
-        validation = choose_validation({file: of[file] for file in labelled}, self.validation_share, self.seed)
+        validation = choose_validation(
+            {file: of[file] for file in labelled}, self.drawing.validation_share, self.drawing.seed
+        )
         part_of = dict.fromkeys(of, "unused")
         part_of.update(dict.fromkeys(labelled, "train"))
         part_of.update(dict.fromkeys(validation, "validation"))
@@ -261,22 +241,22 @@ class LabelledPatches:
 
     def _adopt(self, dataset: _Source, test: _Source) -> tuple[list[SplitRow], list[str]]:
         """Rows of the split file, and the class names."""
-        listed = read_split(self.split_file)
-        classes = classes_of_split(listed, self.split_file)
-        rows = [row for row in listed if row.part in self.wanted]
+        listed = read_split(self.drawing.split_file)
+        classes = classes_of_split(listed, self.drawing.split_file)
+        rows = [row for row in listed if row.part in self.drawing.wanted]
         for row in rows:
             source = test if row.part == "test" else dataset
             found = source.hashes.get(row.file)
             if found != row.sha256:
                 reason = "is not a readable image of" if found is None else "has other pixels in"
                 raise ValueError(
-                    f"{self.split_file} lists {row.file!r}, which {reason} {source.path}. Give the data that the split "
-                    "was made of with --dataset_dir and --test_dir, or another --split_file"
+                    f"{self.drawing.split_file} lists {row.file!r}, which {reason} {source.path}. Give the data that "
+                    "the split was made of with --dataset_dir and --test_dir, or another --split_file"
                 )
         find_copies({row.file: row.label for row in rows if row.part != "test"}, dataset.hashes)
         left_out = len(dataset.places.keys() - {row.file for row in listed if row.part != "test" or test is dataset})
         if left_out:
-            self._notes.append(f"left out, not in {self.split_file}: {left_out}")
+            self._notes.append(f"left out, not in {self.drawing.split_file}: {left_out}")
         return rows, classes
 
     def _test_rows(self, test: _Source, classes: list[str]) -> list[SplitRow]:
@@ -294,7 +274,7 @@ class LabelledPatches:
         return [SplitRow(file, test.hashes[file], label, "test") for file, label in labels.of.items()]
 
     def _labels(self, source: _Source, role: str, known: Iterable[str] = ()) -> Labels:
-        labels = find_labels(source.path, list(source.places), role, self.class_names, tuple(known))
+        labels = find_labels(source.path, list(source.places), role, self.drawing.class_names, tuple(known))
         if labels.ignored:
             self._notes.append(f"left out, in other arrays of {source.path} than the {role}'s: {labels.ignored}")
         return labels
@@ -304,7 +284,7 @@ class LabelledPatches:
         if seen is None and self.pretraining_hashes is not None and self.pretraining_overlap == "forbid":
             raise ValueError(
                 f"the pre-training left no {HASHES_FILE}, so whether it saw some of these images can't be checked: put "
-                "that file beside its weights, or give --pretraining_overlap allow"
+                "that file beside its weights, or give --labelled#pretraining_overlap allow"
             )
         if seen is None:
             self._notes.append("could not be checked: whether the pre-training saw some of these images")
@@ -312,7 +292,9 @@ class LabelledPatches:
         self._seen = seen
         self._overlap = require_unseen(files, seen, self.pretraining_overlap == "allow")
         if self._overlap:
-            self._notes.append(f"seen by the pre-training, which --pretraining_overlap allows: {self._overlap}")
+            self._notes.append(
+                f"seen by the pre-training, which --labelled#pretraining_overlap allows: {self._overlap}"
+            )
 
     def _judge_rows(self) -> tuple[list[SplitRow], list[SplitRow]]:
         """Those of "unused" that may judge: not seen by the pre-training, each picture once."""
@@ -321,7 +303,7 @@ class LabelledPatches:
         labels = {file: row.label for file, row in unused.items()}
         if any(list(labels.values()).count(name) < 2 for name in self.classes):
             return [], []
-        chosen = set(choose_validation(labels, self.validation_share, self.seed))
+        chosen = set(choose_validation(labels, self.drawing.validation_share, self.drawing.seed))
         return (
             [row for file, row in unused.items() if file not in chosen],
             [row for file, row in unused.items() if file in chosen],

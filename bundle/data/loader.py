@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from bundle.runs.randomness import mix_seed
+
+
+class Source(Protocol):
+    """Items by number, read when they are asked for: patches, latents, or real and selected images.
+
+    `prepare` finds, checks and caches; it is called by whoever needs more than the source's settings, and does its work
+    once.
+    """
+
+    def prepare(self) -> Source: ...
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> dict[str, Any]:
+        """One item, such as {"image": uint8 RGB [3, S, S], "label": int}."""
+
+    def weighted_items(self) -> tuple[list[np.ndarray], np.ndarray] | None:
+        """Places of the items of each part and the parts' probabilities; None where each item counts the same."""
 
 
 class ItemDataset(Dataset):
@@ -19,11 +37,11 @@ class ItemDataset(Dataset):
     whatever worker process makes it. Nothing is read before the first item is asked for.
 
     Args:
-        source: has `read(index) -> dict`.
+        source: of the items.
         transform: a MONAI Compose of random and deterministic dictionary transforms, or None.
     """
 
-    def __init__(self, source: Any, transform: Callable | None = None) -> None:
+    def __init__(self, source: Source, transform: Callable | None = None) -> None:
         self.source = source
         self.transform = transform
 
@@ -39,7 +57,7 @@ class ItemDataset(Dataset):
         return self.transform(self.source.read(index))
 
 
-def read_images(source: Any) -> torch.Tensor:
+def read_images(source: Source) -> torch.Tensor:
     """All images of a part of the patches at once, uint8 [N, 3, S, S]."""
     source = source.prepare()
     return torch.stack([torch.as_tensor(source.read(index)["image"]) for index in range(len(source))])

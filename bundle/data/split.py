@@ -6,6 +6,7 @@ Every choice depends on the file names, their classes and the seed, not on the o
 from __future__ import annotations
 
 import csv
+import dataclasses
 import hashlib
 import io
 import re
@@ -30,6 +31,50 @@ class SplitRow(NamedTuple):
     sha256: str
     label: str
     part: str
+
+
+@dataclasses.dataclass
+class Drawing:
+    """How labelled images are divided into parts.
+
+    Args:
+        split_file: a split to use as it is, of an earlier run or a user's own; images it does not list are left out.
+            Its test files are looked up in the test set, or in the dataset where there is no test set.
+        parts: the parts of the split file that are looked up; the images of others need not be there.
+        label_fraction, labels_per_class: how many labels are used, see :func:`choose_labelled`.
+        judge_share: where neither is given, the share of the images, in [0, 1), that is left for the judge.
+        validation_share: share of the labelled images to validate with.
+        class_names: for an `.npz`, see :func:`bundle.data.labels.find_labels`.
+        seed: seed of the split and of the built-in patches.
+
+    Raises:
+        ValueError: settings that contradict each other.
+    """
+
+    split_file: str | Path | None = None
+    parts: Collection[str] = PARTS
+    label_fraction: float | None = None
+    labels_per_class: int | None = None
+    judge_share: float = 0.0
+    validation_share: float = 0.2
+    class_names: list[str] | str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.judge_share < 1:
+            raise ValueError(f"--judge_share is {self.judge_share}; it must be 0 or more, and below 1")
+        for flag in ("label_fraction", "labels_per_class"):
+            if self.split_file is not None and getattr(self, flag) is not None:
+                raise ValueError(
+                    f"--split_file {self.split_file} says which labels are used, and so does --{flag} "
+                    f"{getattr(self, flag)}: leave one out"
+                )
+        self.split_file = None if self.split_file is None else Path(self.split_file).expanduser()
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The parts whose images must be there."""
+        return PARTS if self.split_file is None else tuple(self.parts)
 
 
 def choose_labelled(

@@ -194,7 +194,8 @@ class PatchStore:
             if not isinstance(value, kinds) or isinstance(value, bool) or not lowest <= value <= highest:
                 needed = ("an integer" if kinds is int else "a number") + f" from {lowest}"
                 needed += f" to {highest}" if highest < np.inf else " up"
-                raise ValueError(f"{name} is {value!r}; it must be {needed}. Set it with --{name}")
+                of = "" if name in ("patch_size", "maximum_rejected_share") else "patches# or --labelled#"
+                raise ValueError(f"{name} is {value!r}; it must be {needed}. Set it with --{of}{name}")
 
     def _check_prepared(self) -> None:
         if self.files is None:

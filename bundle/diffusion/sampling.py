@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 
@@ -12,40 +14,83 @@ from bundle.diffusion.schedule import NoiseSchedule
 from bundle.runs.randomness import ImageNoise
 
 
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How an image is sampled.
+
+    Args:
+        steps: network evaluations.
+        eta: of "ddim" and "sde_dpm_solver++"; the other samplers have none.
+        sampler: one of `SAMPLERS`.
+        spacing: see `bundle.diffusion.samplers.timestep_pairs`.
+
+    Raises:
+        ValueError: an unknown sampler.
+    """
+
+    steps: int = 50
+    eta: float = 1.0
+    sampler: str = "ddim"
+    spacing: str = "trailing"
+
+    def __post_init__(self) -> None:
+        if self.sampler not in SAMPLERS:
+            raise ValueError(f"sampler is {self.sampler!r}; it must be one of {tuple(SAMPLERS)}")
+
+    def __call__(
+        self,
+        network: torch.nn.Module,
+        latents: torch.Tensor,
+        schedule: NoiseSchedule,
+        guidance: Guidance | None = None,
+        draw_noise: DrawNoise | None = None,
+        callback: Callback | None = None,
+    ) -> torch.Tensor:
+        """Scaled z_0 of scaled z_T, both [B, C, h, w]; see `bundle.diffusion.samplers`."""
+        options = {"eta": self.eta} if self.sampler in HIGHEST_ETA else {}
+        options |= {"guidance": guidance, "draw_noise": draw_noise, "callback": callback}
+        return SAMPLERS[self.sampler](network, latents, schedule, self.steps, self.spacing, **options)
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentModels:
+    """What images are sampled with; `bundle.models.adapted.AdaptedModels` has all of it, too.
+
+    Args:
+        diffusion: the diffusion model, in evaluation mode.
+        autoencoder: its autoencoder, on the same device.
+        schedule: the process the diffusion model was trained on.
+        latent: "scale" and the "mean" of each channel, as `autoencoder.pt` keeps them.
+        patch_size: pixels a side.
+    """
+
+    diffusion: torch.nn.Module
+    autoencoder: torch.nn.Module
+    schedule: NoiseSchedule
+    latent: dict[str, Any]
+    patch_size: int
+
+
 @torch.no_grad()
 def sample_images(
-    network: torch.nn.Module,
-    autoencoder: torch.nn.Module,
-    schedule: NoiseSchedule,
-    latent: dict,
-    patch_size: int,
+    models: LatentModels,
     seeds: list[int],
-    steps: int = 50,
-    eta: float = 1.0,
+    sampling: Sampling = Sampling(),
     batch_size: int = 32,
     autocast: Callable[[], AbstractContextManager] = nullcontext,
-    sampler: str = "ddim",
-    spacing: str = "trailing",
     guidance_for: Callable[[slice], Guidance | None] | None = None,
     callback: Callback | None = None,
 ) -> torch.Tensor:
     """Images of the given seeds; an image depends on its own seed and guidance only.
 
     Args:
-        network: the diffusion model, in evaluation mode.
-        autoencoder: its autoencoder, on the same device.
-        schedule: the process the network was trained on.
-        latent: "scale" and the "mean" of each channel, as `autoencoder.pt` keeps them.
-        patch_size: pixels a side.
+        models: LatentModels, or what has the same attributes.
         seeds: one an image. The same seed has the same noise wherever it stands, so that repeating it with other
             guidance shows what the guidance does.
-        steps: network evaluations.
-        eta: of "ddim" and "sde_dpm_solver++"; the other samplers have none.
+        sampling: how.
         batch_size: images at once.
         autocast: context the network runs in; the classifier of the guidance and decoding are in fp32, since near white
             bf16 has only half the levels of an 8-bit picture.
-        sampler: one of `SAMPLERS`.
-        spacing: see `timestep_pairs`.
         guidance_for: the slice of `seeds` in a batch -> the guidance of these images, or None.
         callback: called with (number of steps done, z) for each batch before its first step and after each step.
 
@@ -53,25 +98,19 @@ def sample_images(
         fp32 [len(seeds), 3, patch_size, patch_size] in [-1, 1], on the CPU.
 
     Raises:
-        ValueError: an unknown sampler or spacing, or an impossible number of steps.
+        ValueError: an unknown spacing, or an impossible number of steps.
     """
-    device = next(network.parameters()).device
-    side = patch_size // 2 ** (len(autoencoder.definition["channels"]) - 1)
+    device = next(models.diffusion.parameters()).device
+    side = models.patch_size // 2 ** (len(models.autoencoder.definition["channels"]) - 1)
     images = []
     for start in range(0, len(seeds), batch_size):
         batch = slice(start, min(start + batch_size, len(seeds)))
         noise = ImageNoise(seeds[batch], device)
         made = sample_from_noise(
-            network,
-            autoencoder,
-            schedule,
-            latent,
-            noise((len(noise), len(latent["mean"]), side, side)),
-            steps=steps,
-            eta=eta,
-            autocast=autocast,
-            sampler=sampler,
-            spacing=spacing,
+            models,
+            noise((len(noise), len(models.latent["mean"]), side, side)),
+            sampling,
+            autocast,
             guidance=None if guidance_for is None else guidance_for(batch),
             draw_noise=noise,
             callback=callback,
@@ -82,16 +121,10 @@ def sample_images(
 
 @torch.no_grad()
 def sample_from_noise(
-    network: torch.nn.Module,
-    autoencoder: torch.nn.Module,
-    schedule: NoiseSchedule,
-    latent: dict,
+    models: LatentModels,
     noise: torch.Tensor,
-    steps: int = 50,
-    eta: float = 1.0,
+    sampling: Sampling = Sampling(),
     autocast: Callable[[], AbstractContextManager] = nullcontext,
-    sampler: str = "ddim",
-    spacing: str = "trailing",
     guidance: Guidance | None = None,
     draw_noise: DrawNoise | None = None,
     callback: Callback | None = None,
@@ -99,34 +132,22 @@ def sample_from_noise(
     """Images of one batch of noise: start, sampler, decoder.
 
     Args:
+        models, sampling, autocast: as of :func:`sample_images`.
         noise: standard normal [B, C, h, w], what z_T is made of.
         guidance: of these images, or None.
-        draw_noise: see `sample_ddim`; the deterministic samplers need none.
+        draw_noise: see `bundle.diffusion.samplers.sample_ddim`; the deterministic samplers need none.
         callback: called with (number of steps done, z) before the first step and after each step.
-        others: as of :func:`sample_images`.
 
     Returns:
         fp32 [B, 3, S, S] in [-1, 1], on the device of the noise.
 
     Raises:
-        ValueError: an unknown sampler or spacing, or an impossible number of steps.
+        ValueError: an unknown spacing, or an impossible number of steps.
     """
-    if sampler not in SAMPLERS:
-        raise ValueError(f"sampler is {sampler!r}; it must be one of {tuple(SAMPLERS)}")
-    options = {"eta": eta} if sampler in HIGHEST_ETA else {}
-    latents = start_latents(noise, schedule, latent["scale"] * torch.tensor(latent["mean"], device=noise.device))
+    scale, mean = models.latent["scale"], torch.tensor(models.latent["mean"], device=noise.device)
+    latents = start_latents(noise, models.schedule, scale * mean)
     if callback is not None:
         callback(0, latents)
     with autocast():
-        latents = SAMPLERS[sampler](
-            network,
-            latents,
-            schedule,
-            steps,
-            spacing,
-            guidance=guidance,
-            draw_noise=draw_noise,
-            callback=callback,
-            **options,
-        )
-    return autoencoder.decode(latents / latent["scale"]).clamp(-1, 1)
+        latents = sampling(models.diffusion, latents, models.schedule, guidance, draw_noise, callback)
+    return models.autoencoder.decode(latents / scale).clamp(-1, 1)

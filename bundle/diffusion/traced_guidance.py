@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
 from torch._decomp import get_decompositions
@@ -74,16 +75,16 @@ def convolution_backward(
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
-    transposed: bool,
-    output_padding: Sequence[int],
-    groups: int,
-    output_mask: Sequence[bool],
+    *others: Any,
 ) -> tuple[torch.Tensor, None, None]:
     """The gradient of a convolution with respect to its input: the transposed convolution.
+
+    The arguments are those of torch's `aten::convolution_backward`, in its order.
 
     Raises:
         NotImplementedError: another gradient, or that of a transposed convolution.
     """
+    transposed, _, groups, output_mask = others
     if transposed or list(output_mask) != [True, False, False]:
         raise NotImplementedError("only the gradient of a convolution with respect to its input is written out")
     # What the forward division by the stride cut off at the far side.

@@ -153,7 +153,7 @@ class PretrainedModels:
         if not path.is_file():
             raise FileNotFoundError(
                 f"{path} does not exist, and the decoder's adversarial term goes on training it: name a "
-                "--pretrained_dir that has one, or give --adversarial_weight 0"
+                "--pretrained_dir that has one, or give --decoder#loss#reconstruction#adversarial_weight 0"
             )
         return path
 

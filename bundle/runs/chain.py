@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigWorkflow
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[2]  # of a clone, which is the bundle
+# An installed package has the configs inside; its folder then is the bundle's root.
+ROOT = ROOT if (ROOT / "configs" / "metadata.json").is_file() else Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "configs"
 
 
 def run_config(name: str, run_id: str = "run", **settings: Any) -> None:
@@ -21,15 +25,16 @@ def run_config(name: str, run_id: str = "run", **settings: Any) -> None:
     Raises:
         ValueError: no such config, or a setting that MONAI would evaluate: settings may come out of a file.
     """
-    available = sorted(path.name for path in (ROOT / "configs").glob("*.json"))
+    available = sorted(path.name for path in CONFIGS.glob("*.json"))
     if name not in available:
         raise ValueError(f"there is no config {name!r}; the bundle has {', '.join(available)}")
     for setting, value in settings.items():
-        if not is_inert(value):
+        # "section#_target_" would name a component's class.
+        if not is_inert(value) or any(part.startswith("_") for part in re.split("#|::", setting)):
             raise ValueError(f"--{setting} is {value!r}: only plain values can be handed on to {name}")
     kind = "infer" if name == "inference.json" else "train"
     workflow = ConfigWorkflow(
-        config_file=str(ROOT / "configs" / name),
+        config_file=str(CONFIGS / name),
         run_id=run_id,
         workflow_type=kind,
         logging_file=False,

@@ -12,13 +12,15 @@ import json
 import logging
 import re
 import sys
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import monai
 import torch
 from monai.bundle import ConfigParser
 from monai.utils import version_geq
+
+from bundle.runs.chain import CONFIGS
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +46,8 @@ READ_BY_FUNCTION = {
 }  # fmt: skip
 # Numbers of something: what ends so is an integer of at least 1.
 COUNT = re.compile(
-    r"(^|_)(steps|batch_size|interval|patch_size|num_images|passes|candidates|seeds|threads|draws|runs)$"
-    "|^maximum_training$"
+    r"(^|[_#])(steps|batch_size|(?<!guidance_)interval|patch_size|num_images|passes|candidates|seeds|threads|draws|runs"
+    r"|rank|trees)$|^maximum_training$"
 )
 REFERENCE = re.compile(r"@(?:::|#)*(\w+)(?:(?:::|#)(\w+))?")
 
@@ -68,11 +70,10 @@ def references(content: Any) -> set[str]:
     return {f"{section}::{item}" if item else section for section, item in found}
 
 
-def begin(bundle_root: str, config: str, demo: str | None = None) -> None:
+def begin(config: str, demo: str | None = None) -> None:
     """What each config does first: refuses settings that can't be meant, and lays the demo over built-in patches.
 
     Args:
-        bundle_root: the folder of the bundle.
         config: file name of the config in `configs/`.
         demo: file name of the overlay there that applies where no `dataset_dir` is given.
 
@@ -87,20 +88,19 @@ def begin(bundle_root: str, config: str, demo: str | None = None) -> None:
         return
     follow_tracking(parser)
     if demo is not None and parser["dataset_dir"] is None:
-        lay_over(
-            parser, *(ConfigParser.load_config_file(Path(bundle_root, "configs", name)) for name in (config, demo))
-        )
+        lay_over(parser, *(ConfigParser.load_config_file(CONFIGS / name) for name in (config, demo)))
     check_settings(parser)
 
 
 def lay_over(parser: ConfigParser, defaults: dict[str, Any], overlay: dict[str, Any]) -> None:
     """Takes from an overlay the settings that are still as the config has them; those that a user gave stay.
 
-    One given on the command line stays also where it is the default. From Python, give the overlay as a config file and
-    the setting is seen to be yours.
+    One given on the command line stays also where it is the default. From Python it is not told from the default.
     """
     base = ConfigParser(defaults)
-    given = {argument.lstrip("-").split("=")[0] for argument in sys.argv[1:] if argument.startswith("--")}
+    given = {
+        argument.lstrip("-").split("=")[0].replace("::", "#") for argument in sys.argv[1:] if argument.startswith("--")
+    }
     taken = {name: value for name, value in overlay.items() if parser[name] == base[name] and name not in given}
     parser.update(taken)
     shown = ", ".join(f"{name} {value}" for name, value in taken.items())
@@ -110,7 +110,8 @@ def lay_over(parser: ConfigParser, defaults: dict[str, Any], overlay: dict[str, 
 def check_settings(parser: ConfigParser) -> None:
     """Refuses a config with a setting that nothing reads, such as a misspelt flag of the command line.
 
-    Looks at top-level ids and at the items of plain sections such as `train`; below that MONAI itself complains.
+    Looks at top-level ids and at the items of plain sections such as `train`; below that MONAI itself complains, and
+    only numbers of something are looked at here.
 
     Raises:
         ValueError: names each such setting and the one it may be meant for; or a setting that is the text "true" or
@@ -122,37 +123,57 @@ def check_settings(parser: ConfigParser) -> None:
         if isinstance(content, str) and content.lower() in ("true", "false"):  # any text would count as true
             raise ValueError(f"--{name} is the text {content!r}: write {content.capitalize()}")
     read = READ_BY_NAME | {name for name, content in config.items() if is_component(content)}
-    text = json.dumps(config, default=str)
-    for function, settings in READ_BY_FUNCTION.items():
-        read |= settings if function in text else set()
+    for component in components(config):
+        # What is given to the function itself is not taken from the top level.
+        read |= READ_BY_FUNCTION.get(component["_target_"], set()) - component.keys()
     for name, content in config.items():
         read |= references(content) - {name}
     # Who reads an item reads its section, and a section is a dictionary whose items are read one by one.
     sections = {name.split("::")[0] for name in read if "::" in name}
     known = read | sections
-    names = list(config)
+    names, options = list(config), list(config)
     for section in sections & config.keys():
         if isinstance(config[section], dict) and "_target_" not in config[section]:
             names += [f"{section}::{item}" for item, content in config[section].items() if not is_component(content)]
+            options += [f"{section}::{item}" for item in config[section]]
     unread = [name for name in names if name not in known]
     if unread:
         hints = []
         for name in unread:
-            close = difflib.get_close_matches(name, [key for key in names if key in known], n=1)
+            close = difflib.get_close_matches(name, [key for key in options if key not in unread], n=1)
             hints.append(f"--{name}" + (f" (did you mean --{close[0]}?)" if close else ""))
         settings = sorted(name for name, content in config.items() if name in known and is_setting(content))
         raise ValueError(
-            f"nothing reads the setting {', '.join(hints)}. The settings of this config are: {', '.join(settings)}"
+            f"nothing reads the setting {', '.join(hints).replace('::', '#')}. The settings of this config are: "
+            f"{', '.join(settings)}"
         )
-    counts = {name: parser.get_parsed_content(name) for name in config if COUNT.search(name) and name not in sections}
-    check_counts(**{name: number for name, number in counts.items() if number is not None})
+    check_counts(**{name: parser.get_parsed_content(name) for name in config if COUNT.search(name)})
+    for name in config.keys() - {"_meta_"}:
+        check_counts(**dict(counts_below(config[name], name)))
+
+
+def counts_below(content: Any, place: str) -> Iterator[tuple[str, Any]]:
+    """Flags and values of the numbers of something that a section holds itself: no references, no expressions."""
+    items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    for name, value in items:
+        if isinstance(value, (dict, list)):
+            yield from counts_below(value, f"{place}#{name}")
+        elif COUNT.search(str(name)) and not (isinstance(value, str) and value[:1] in ("@", "$")):
+            yield f"{place}#{name}", value
+
+
+def components(content: Any) -> Iterator[dict[str, Any]]:
+    """All parts of a config that something is built of."""
+    if isinstance(content, dict):
+        yield from (content,) if "_target_" in content else ()
+        content = list(content.values())
+    for part in content if isinstance(content, list) else ():
+        yield from components(part)
 
 
 def is_component(content: Any) -> bool:
     """Whether something is built of this part of a config, which no `@id` then needs to point at."""
-    if isinstance(content, dict):
-        return "_target_" in content or any(map(is_component, content.values()))
-    return isinstance(content, list) and any(map(is_component, content))
+    return next(components(content), None) is not None
 
 
 def check_versions() -> None:

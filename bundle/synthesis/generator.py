@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from bundle.diffusion.sampling import sample_from_noise
+from bundle.diffusion.sampling import Sampling, sample_from_noise
 from bundle.diffusion.traced_guidance import TraceableGuidance
 from bundle.models.adapted import AdaptedModels
 from bundle.runs.workflow import check_counts
@@ -68,14 +68,9 @@ class PatchGenerator(AdaptedModels):
         if image.ndim != 4 or image.shape[1] != channels:
             raise ValueError(f"the noise has the shape {list(image.shape)}; the generator takes [B, {channels}, h, w]")
         return sample_from_noise(
-            self.diffusion,
-            self.autoencoder,
-            self.schedule,
-            self.latent,
+            self,
             image,
-            steps=self.num_inference_steps,
-            sampler=SAMPLER,
-            spacing=SPACING,
+            Sampling(self.num_inference_steps, sampler=SAMPLER, spacing=SPACING),
             guidance=None if self.name is None else self._guidance(len(image)),
         )
 

@@ -10,7 +10,7 @@ from monai.inferers import Inferer
 
 from bundle.diffusion.guidance import ClassifierGuidance
 from bundle.diffusion.samplers import HIGHEST_ETA, SAMPLERS, Callback, check_eta, timestep_pairs
-from bundle.diffusion.sampling import sample_images
+from bundle.diffusion.sampling import Sampling, sample_images
 from bundle.diffusion.schedule import NoiseSchedule
 from bundle.models.adapted import AdaptedModels
 from bundle.runs.precision import autocast_dtype
@@ -65,10 +65,7 @@ class GuidedLatentInferer(Inferer):
             raise ValueError(f"--guidance_interval is {guidance_interval}; it needs the lowest and the highest t")
         autocast_dtype(precision, torch.device("cpu"))  # refuses an unknown one
         timestep_pairs(NoiseSchedule(), 1, spacing)
-        self.sampler = sampler
-        self.num_inference_steps = num_inference_steps
-        self.spacing = spacing
-        self.eta = float(eta)
+        self.sampling = Sampling(num_inference_steps, float(eta), sampler, spacing)
         self.guidance_scale = float(guidance_scale)
         self.guidance_interval = None if guidance_interval is None else [int(t) for t in guidance_interval]
         self.guidance_maximum_norm = None if guidance_maximum_norm is None else float(guidance_maximum_norm)
@@ -107,18 +104,11 @@ class GuidedLatentInferer(Inferer):
         ratios: list[tuple[int, torch.Tensor]] = []
         guidance = self.guidance(network, torch.as_tensor(labels), guidance_scale, ratios)
         images = sample_images(
-            network.diffusion,
-            network.autoencoder,
-            network.schedule,
-            network.latent,
-            network.patch_size,
+            network,
             seeds,
-            steps=self.num_inference_steps,
-            eta=self.eta,
+            self.sampling,
             batch_size=len(seeds),
             autocast=lambda: self._autocast(network),
-            sampler=self.sampler,
-            spacing=self.spacing,
             guidance_for=lambda batch: guidance,
             callback=callback,
         )
@@ -164,16 +154,16 @@ class GuidedLatentInferer(Inferer):
             ValueError: more steps than the schedule has, or an interval beyond what the classifier knows.
         """
         network.prepare()
-        timestep_pairs(network.schedule, self.num_inference_steps, self.spacing)
+        timestep_pairs(network.schedule, self.sampling.steps, self.sampling.spacing)
         highest = network.maximum_timestep - 1
         interval = self.guidance_interval or [0, highest]
         if interval[1] > highest:
             raise ValueError(f"--guidance_interval is {interval}, but the classifier was trained for t up to {highest}")
         temperature = network.temperature if self.guidance_temperature is None else self.guidance_temperature
         settings = {
-            "sampler": self.sampler,
-            "steps": self.num_inference_steps,
-            "spacing": self.spacing,
+            "sampler": self.sampling.sampler,
+            "steps": self.sampling.steps,
+            "spacing": self.sampling.spacing,
             "guidance_scale": self.guidance_scale,
             "guidance_interval": interval,
             "guidance_maximum_norm": self.guidance_maximum_norm,
@@ -181,8 +171,9 @@ class GuidedLatentInferer(Inferer):
             "precision": str(autocast_dtype(self.precision, network.device)).removeprefix("torch."),
         }
         # Pools of the stochastic solver from before it had an eta are those of eta = 1: they keep their identity.
-        named = self.sampler in HIGHEST_ETA and (self.sampler, self.eta) != ("sde_dpm_solver++", 1.0)
-        return {**settings, "eta": self.eta} if named else settings
+        sampler, eta = self.sampling.sampler, self.sampling.eta
+        named = sampler in HIGHEST_ETA and (sampler, eta) != ("sde_dpm_solver++", 1.0)
+        return {**settings, "eta": eta} if named else settings
 
     def identity(self, network: AdaptedModels) -> dict[str, Any]:
         """The identity of a pool of these images, see `bundle.synthesis.pool.Pool`."""

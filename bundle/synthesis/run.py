@@ -75,10 +75,10 @@ class GuidancePictures:
         columns = [f"g = {scale:g}" for scale in self.scales]
         save_labelled_grid(folder / self.names[0], to_uint8(torch.cat(grid)), classes, columns, marks)
 
-        steps = inferer.num_inference_steps
+        steps = inferer.sampling.steps
         shown = sorted(set(torch.linspace(0, steps, SHOWN_STEPS).round().long().tolist()))
         path = [self.path(models, inferer, some, shown) for some in labels.split(self.batch_size)]
-        pairs = timestep_pairs(models.schedule, steps, inferer.spacing)
+        pairs = timestep_pairs(models.schedule, steps, inferer.sampling.spacing)
         columns = [f"t = {pairs[step][0]}" for step in shown[:-1]] + ["image"]
         save_labelled_grid(folder / self.names[1], np.concatenate(path), classes, columns, marks)
 

@@ -11,7 +11,7 @@ import torch.nn.functional as functional
 from bundle.data.loader import read_images
 from bundle.data.pictures import save_grid
 from bundle.data.transforms import scale_patch
-from bundle.diffusion.sampling import sample_images
+from bundle.diffusion.sampling import LatentModels, Sampling, sample_images
 from bundle.diffusion.schedule import NoiseSchedule
 from bundle.models.artefacts import ARTEFACT_HEAD, build_alike, load_artefact, require_same, save_artefact
 from bundle.models.ema import ExponentialMovingAverage
@@ -62,7 +62,7 @@ class LatentDiffusionTrainer(StageTrainer):
     ) -> None:
         super().__init__(**stage)
         if loss_type not in LOSS_TYPES:
-            raise ValueError(f"diffusion_loss is {loss_type!r}; it must be one of {sorted(LOSS_TYPES)}")
+            raise ValueError(f"--diffusion#trainer#loss_type is {loss_type!r}; it must be one of {sorted(LOSS_TYPES)}")
         self.latents = latents
         self.make_optimizer = optimizer
         self.warm_up = warm_up
@@ -122,18 +122,15 @@ class LatentDiffusionTrainer(StageTrainer):
 
     def sample(self, seeds: list[int]) -> torch.Tensor:
         """Unguided images from the averaged weights, one seed an image: fp32 [len(seeds), 3, S, S] in [-1, 1]."""
-        return sample_images(
+        models = LatentModels(
             self.averaged_network(),
             self.autoencoder,
             self.schedule,
             self.autoencoder_facts["latent"],
             self.autoencoder_facts["patch_size"],
-            seeds,
-            self.num_inference_steps,
-            self.eta,
-            self.context.inference_batch_size,
-            self.autocast,
         )
+        sampling = Sampling(self.num_inference_steps, self.eta)
+        return sample_images(models, seeds, sampling, self.context.inference_batch_size, self.autocast)
 
     @torch.no_grad()
     def held_out_loss(self, network: torch.nn.Module, draws: int = 4) -> float:

@@ -51,7 +51,9 @@ class MixedLatents:
         pretraining_share: float = 0.1,
     ) -> None:
         if not 0 < pretraining_share < 1:
-            raise ValueError(f"--pretraining_share is {pretraining_share}; it must lie between 0 and 1")
+            raise ValueError(
+                f"--diffusion#latents#pretraining_share is {pretraining_share}; it must lie between 0 and 1"
+            )
         self.patches: LabelledPatches = labelled.patches
         self.labelled = labelled
         self.unlabelled = unlabelled

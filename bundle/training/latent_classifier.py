@@ -56,7 +56,7 @@ class LatentClassifierTrainer(ClassifierTrainer):
         super().check()
         timesteps = self.pretrained.schedule().timesteps
         if self.maximum_timestep is not None and not 1 <= self.maximum_timestep <= timesteps:
-            flag = "--latent_classifier_maximum_timestep"
+            flag = "--train#trainer#maximum_timestep"
             raise ValueError(f"{flag} is {self.maximum_timestep}; it must lie between 1 and {timesteps}")
 
     def prepare(self) -> None:

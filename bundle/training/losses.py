@@ -8,8 +8,6 @@ is a mean; dividing the KL term by the same number keeps the published weight, 1
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as functional
 
@@ -59,11 +57,6 @@ class AutoencoderLoss:
         self.kl_weight = kl_weight
         self.adversarial_weight = adversarial_weight
         self.adversarial_start = adversarial_start
-
-    def describe(self) -> dict[str, Any]:
-        """The settings, as plain data: a run continued with others would be another run."""
-        names = ("perceptual_weight", "kl_weight", "adversarial_weight", "adversarial_start")
-        return {"perceptual": self.perceptual.describe(), **{name: getattr(self, name) for name in names}}
 
     def adversarial(self, step: int) -> bool:
         """Whether the adversarial term and the discriminator are active at this step (counted from 1)."""
@@ -161,16 +154,12 @@ class DecoderLoss:
 
     def __init__(self, reconstruction: AutoencoderLoss, ce_weight: float = 1.0, balance: str = "fixed") -> None:
         if ce_weight < 0:
-            raise ValueError(f"--ce_weight is {ce_weight}; it must be 0 or more")
+            raise ValueError(f"--decoder#loss#ce_weight is {ce_weight}; it must be 0 or more")
         if balance not in ("fixed", "adaptive"):
-            raise ValueError(f"--ce_balance is {balance!r}; it must be one of fixed, adaptive")
+            raise ValueError(f"--decoder#loss#balance is {balance!r}; it must be one of fixed, adaptive")
         self.reconstruction = reconstruction
         self.ce_weight = ce_weight
         self.balance = balance
-
-    def describe(self) -> dict[str, Any]:
-        """The settings, as plain data."""
-        return {**self.reconstruction.describe(), "ce_weight": self.ce_weight, "ce_balance": self.balance}
 
     def backward(
         self,

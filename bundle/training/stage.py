@@ -68,7 +68,7 @@ class StageTrainer(Trainer):
         train_handlers: Sequence | None = None,
     ) -> None:
         if steps < 1:
-            raise ValueError(f"--{self.stage}_steps is {steps}; it must be at least 1")
+            raise ValueError(f"--{self.section or self.stage}_steps is {steps}; it must be at least 1")
         self.seed = context.seed if seed is None else seed
         super().__init__(
             device=context.device,
@@ -310,4 +310,7 @@ def run_stages(stages: Sequence[StageTrainer | None], next_command: str) -> None
         for opened in (stage.folder for stage in present):  # some stages have one of their own
             opened.close()
     pictures = [name for stage in present for name in stage.pictures]
-    folder.report([*pictures, *(f"{stage.stage}.pt" for stage in present), "split.csv", "metrics.json"], next_command)
+    folder.report(
+        [*pictures, *(f"{stage.stage}.pt" for stage in present), "split.csv", "metrics.json", "config.json"],
+        next_command,
+    )

@@ -2,9 +2,9 @@
 
     python docs/examples/train_classifier.py TRAIN TEST --adapted_dir runs/adapt
 
-TRAIN and TEST are folders with one folder of images for each class; the adaptation is one to the same classes. Without
---adapted_dir this is a training as there are many, and nothing of the bundle is used. What is added stands between
-lines of dashes.
+The bundle is installed (`pip install .` in a clone), or its folder is on PYTHONPATH. TRAIN and TEST are folders with
+one folder of images for each class; the adaptation is one to the same classes. Without --adapted_dir this is a training
+as there are many, and nothing of the bundle is used. What is added stands between lines of dashes.
 """
 
 from __future__ import annotations
@@ -23,20 +23,16 @@ from monai.utils import set_determinism
 
 # isort: split
 # ---- added
-import sys  # noqa: E402
+from monai.bundle import ConfigWorkflow
 
-ROOT = Path(__file__).resolve().parents[2]  # the bundle's
-sys.path.insert(0, str(ROOT))
-
-from monai.bundle import ConfigWorkflow  # noqa: E402
-
-from bundle.models.adapted import AdaptedModels  # noqa: E402
-from bundle.selection.handlers import SelectiveAugmentation  # noqa: E402
-from bundle.selection.table import selected_items  # noqa: E402
-from bundle.synthesis.handlers import PoolWriter  # noqa: E402
-from bundle.synthesis.inferers import GuidedLatentInferer  # noqa: E402
-from bundle.synthesis.pool import Pool  # noqa: E402
-from bundle.synthesis.requests import RequestLoader, SynthesisRequests, prepare_requests  # noqa: E402
+from bundle.models.adapted import AdaptedModels
+from bundle.runs.chain import CONFIGS
+from bundle.selection.handlers import SelectiveAugmentation
+from bundle.selection.table import selected_items
+from bundle.synthesis.handlers import PoolWriter
+from bundle.synthesis.inferers import GuidedLatentInferer
+from bundle.synthesis.pool import Pool
+from bundle.synthesis.requests import RequestLoader, SynthesisRequests, prepare_requests
 
 SCORER = {}  # other settings of configs/select.json
 
@@ -45,7 +41,7 @@ def synthetic_items(given):
     """Guided images of each class, of which a scorer, trained on the labelled images alone, keeps the best."""
     models, inferer = AdaptedModels(given.adapted_dir, given.device).prepare(), GuidedLatentInferer()
     places = {"dataset_dir": given.train_dir, "split_file": f"{given.adapted_dir}/split.csv"}
-    config = str(ROOT / "configs" / "select.json")
+    config = str(CONFIGS / "select.json")
     select = ConfigWorkflow(config, run_id="scorer", output_dir=given.output_dir, patch_size=models.patch_size,
                             device=given.device, ratios=[given.ratio], **places, **SCORER)  # fmt: skip
     select.initialize()

@@ -1,25 +1,20 @@
-"""The commands of the README as a user types them, in processes of their own."""
+"""The commands of the README as a user types them: the first in a new process, the others in forks of this one."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
-from conftest import TINY
+from conftest import ROOT, TINY
+from processes import run_python
 
 from bundle.models.artefacts import fingerprint, load_artefact, read_artefact
 
 
-def monai_bundle(folder, *arguments):
-    flags = [part for name, value in TINY.items() for part in (f"--{name}", str(value))]
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    return subprocess.run(
-        [sys.executable, "-m", "monai.bundle", "run", *arguments, *flags],
-        cwd=folder, capture_output=True, text=True, env=environment,
-    )  # fmt: skip
+def monai_bundle(folder, *arguments, fresh=False):
+    settings = {**TINY, "bundle_root": ROOT}
+    flags = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
+    return run_python("-m", "monai.bundle", "run", *arguments, *flags, cwd=folder, fresh=fresh)
 
 
 @pytest.fixture(scope="module")
@@ -27,19 +22,19 @@ def finished(bundle_root, tmp_path_factory):
     """A run by `run training` from a folder that is not the bundle's."""
     folder = tmp_path_factory.mktemp("elsewhere")
     config = str(bundle_root / "configs" / "pretrain.json")
-    return folder, monai_bundle(folder, "training", "--config_file", config), config
+    return folder, monai_bundle(folder, "training", "--config_file", config, fresh=True), config
 
 
 def test_runs_from_any_folder_and_says_where_everything_is(finished):
     folder, run, _ = finished
     assert run.returncode == 0, run.stderr[-3000:]
     said = run.stdout + run.stderr
-    for name in ("samples.png", "autoencoder.pt", "diffusion.pt", "metrics.json"):
+    for name in ("samples.png", "autoencoder.pt", "diffusion.pt", "metrics.json", "config.json"):
         assert f"runs/pretrain/{name}" in said and (folder / "runs" / "pretrain" / name).stat().st_size > 0
     assert "not tissue" in said
     assert re.search(r"54 patches from 1 source.*rejected: 0 of 54", said, re.DOTALL)
     assert re.search(
-        r"next: python -m monai\.bundle run training --config_file configs/adapt.json --pretrained_dir", said
+        r"next: python -m monai\.bundle run --config_file configs/adapt.json --pretrained_dir runs/pretrain", said
     )
     assert re.search(r"autoencoder: .*\d+%.*<", said), "no progress bar with remaining time"
     assert "run training" in json.loads((folder / "runs" / "pretrain" / "metrics.json").read_text())["command"]
@@ -78,13 +73,8 @@ def test_the_last_line_of_an_error_is_its_cause(bundle_root, tmp_path, flags, la
 def test_small_copies_load_and_belong_together(finished, bundle_root, tmp_path):
     folder, _, _ = finished
     target = tmp_path / "models"
-    script = [sys.executable, str(bundle_root / "scripts" / "publish_weights.py")]
-    run = subprocess.run(
-        [*script, str(folder / "runs" / "pretrain"), str(target), "--commit", "abc"],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
+    script = bundle_root / "scripts" / "publish_weights.py"
+    run = run_python(script, folder / "runs" / "pretrain", target, "--commit", "abc", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     autoencoder, facts = load_artefact(target / "autoencoder.pt", "autoencoder")
     diffusion, diffusion_facts = load_artefact(target / "diffusion.pt", "diffusion")
@@ -103,9 +93,8 @@ def test_small_copies_load_and_belong_together(finished, bundle_root, tmp_path):
 def test_published_adaptation_belongs_together_and_is_used_like_the_original(
     bundle_root, pretrained, adapted, workflow, tmp_path
 ):
-    script = [sys.executable, str(bundle_root / "scripts" / "publish_weights.py")]
     for run, target in ((pretrained, tmp_path / "pretrain"), (adapted, tmp_path / "adapt")):
-        subprocess.run([*script, str(run), str(target)], check=True, capture_output=True)
+        run_python(bundle_root / "scripts" / "publish_weights.py", run, target).check_returncode()
     autoencoder = read_artefact(tmp_path / "adapt" / "autoencoder.pt", "autoencoder")
     # The same rounding of the same weights, so the copies fit each other across the two folders too.
     assert (

@@ -10,7 +10,7 @@ from bundle.models.adapted import AdaptedModels
 from bundle.synthesis.generator import PatchGenerator
 
 # MONAI's official schema of 2024-07-25, Apache-2.0, byte for byte (md5 06954cad2cc5d3784e72077ac76f0fc8).
-SCHEMA = Path(__file__).parent / "resources" / "meta_schema_20240725.json"
+SCHEMA = Path(__file__).parents[1] / "resources" / "meta_schema_20240725.json"
 
 
 def test_metadata_is_valid(bundle_root):
@@ -30,7 +30,7 @@ def one_item(tensor):
 def test_every_network_is_described_as_it_is(bundle_root):
     """Shapes, types and ranges of all networks, with the weights of the repository."""
     metadata = json.loads((bundle_root / "configs" / "metadata.json").read_text())
-    generator = PatchGenerator(bundle_root / "models" / "adapt", steps=1).prepare()
+    generator = PatchGenerator(bundle_root / "models" / "adapt", num_inference_steps=1).prepare()
     networks = {
         "network": generator,
         "autoencoder": lambda image: AdaptedModels.forward(generator, image),

@@ -2,11 +2,10 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from processes import run_python
 
 ROOT = Path(__file__).resolve().parents[2]
 # The workflow type of each config, and what MONAI's engines and datasets are there.
@@ -30,10 +29,12 @@ from monai.inferers import Inferer
 from torch.utils.data import Dataset
 
 root, stages = json.loads(sys.argv[1])
-for folder, configs in ((root, "configs"), (os.path.dirname(root), os.path.join(os.path.basename(root), "configs"))):
+inside = os.path.basename(root)
+places = ((root, ".", "configs"), (os.path.dirname(root), inside, os.path.join(inside, "configs")))
+for folder, bundle_root, configs in places:
     os.chdir(folder)
     for name, (kind, types) in stages.items():
-        w = ConfigWorkflow(os.path.join(configs, name), workflow_type=kind, logging_file=False)
+        w = ConfigWorkflow(os.path.join(configs, name), workflow_type=kind, logging_file=False, bundle_root=bundle_root)
         w.initialize()
         assert w.check_properties() == [], (folder, name, w.check_properties())
         assert os.path.samefile(w.parser.get_parsed_content("bundle_root"), root)
@@ -51,10 +52,8 @@ print("all", len(stages))
 
 def test_every_stage_has_its_properties_from_anywhere(tmp_path):
     """In a process of its own, where the package is on no path but the one `initialize` sees to."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     before = set(os.listdir(ROOT))
-    command = [sys.executable, "-c", CODE, json.dumps([str(ROOT), STAGES])]
-    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    run = run_python("-c", CODE, json.dumps([str(ROOT), STAGES]), cwd=tmp_path)
     assert run.returncode == 0 and f"all {len(STAGES)}" in run.stdout, run.stderr[-2000:]
     assert set(os.listdir(ROOT)) == before, "merely building wrote something"
 

@@ -237,7 +237,9 @@ def test_images_that_the_pretraining_saw_are_refused(patches, tmp_path):
     made = patches().prepare()
     tested, learned = made.part("test"), made.part("train")
     file = write_hashes(tmp_path / "image_hashes.txt", [*tested.sha256, learned.sha256[0]])
-    message = f"the pre-training saw 7 of .*train/{learned.files[0]}, .*, .*, .... .*--pretraining_overlap allow"
+    message = (
+        f"the pre-training saw 7 of .*train/{learned.files[0]}, .*, .*, .... .*--labelled#pretraining_overlap allow"
+    )
     refused(patches(run="again", pretraining_hashes=lambda: read_hashes(file)), message)
     validated = set(made.part("validation").sha256[:1])
     refused(patches(run="again", pretraining_hashes=lambda: validated), "the pre-training saw 1 of")
@@ -247,7 +249,7 @@ def test_images_that_the_pretraining_saw_may_be_allowed(patches, caplog):
     seen = set(patches().prepare().part("test").sha256)
     with caplog.at_level(logging.INFO):
         allowed = patches(run="allowed", pretraining_overlap="allow", pretraining_hashes=lambda: seen).prepare()
-    assert allowed.describe()["pretraining_overlap"] == 6 and "--pretraining_overlap allows: 6" in caplog.text
+    assert allowed.describe()["pretraining_overlap"] == 6 and "--labelled#pretraining_overlap allows: 6" in caplog.text
 
 
 @pytest.mark.parametrize(("known", "count"), [({"0" * 64}, 0), (None, None)])
@@ -340,7 +342,7 @@ def test_several_datasets_are_refused(several, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"pretraining_overlap": "ignore"}, "--pretraining_overlap is 'ignore'; it must be forbid or allow"),
+        ({"pretraining_overlap": "ignore"}, "--labelled#pretraining_overlap is 'ignore'; it must be forbid or allow"),
         ({"split_file": "s.csv", "label_fraction": 0.1}, "--split_file s.csv .*--label_fraction 0.1: leave one out"),
         ({"split_file": "s.csv", "labels_per_class": 5}, "--labels_per_class 5: leave one out"),
     ],

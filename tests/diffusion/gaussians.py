@@ -2,8 +2,10 @@
 
 z_0 ~ N(mean, covariance) in three dimensions, not isotropic, in float64. With an exact prediction and a gradient that
 is affine in z every sampler is an affine map of its start and its noise, so its result has a mean and a covariance that
-need no drawing.
+need no drawing. What belongs to a timestep is worked out once for all samplers.
 """
+
+from functools import cache
 
 import torch
 
@@ -17,12 +19,14 @@ CENTRE = torch.tensor([0.2, 0.9, -0.4], dtype=torch.float64)
 PRECISION = torch.tensor([[1.2, 0.3, 0.0], [0.3, 0.5, -0.2], [0.0, -0.2, 0.9]], dtype=torch.float64)
 
 
+@cache
 def signal_and_noise(schedule, t):
     """sqrt(alpha_bar) and sqrt(1 - alpha_bar) at t, as numbers; t = -1 is the clean latent."""
     alpha_bar = schedule.alpha_bar[t].item() if t >= 0 else 1.0
     return alpha_bar**0.5, (1 - alpha_bar) ** 0.5
 
 
+@cache
 def marginal(schedule, t, mean=MEAN, covariance=COVARIANCE):
     """Mean and covariance of q(z_t)."""
     signal, sigma = signal_and_noise(schedule, t)
@@ -32,19 +36,30 @@ def marginal(schedule, t, mean=MEAN, covariance=COVARIANCE):
 def noise_prediction(schedule):
     """The network: E[epsilon | z_t] = sigma (signal² covariance + sigma² I)^-1 (z_t - signal mean)."""
 
+    @cache
+    def inverse(t):
+        return torch.linalg.inv(marginal(schedule, t)[1])
+
     def predict(noisy, timesteps):
-        mean, covariance = marginal(schedule, timesteps[0].item())
-        return signal_and_noise(schedule, timesteps[0].item())[1] * (noisy - mean) @ torch.linalg.inv(covariance)
+        t = timesteps[0].item()
+        return signal_and_noise(schedule, t)[1] * (noisy - marginal(schedule, t)[0]) @ inverse(t)
 
     return predict
 
 
+@cache
 def clean_given_noisy(schedule, t):
     """(slope, offset, covariance) of p(z_0 | z_t), whose mean is slope z_t + offset."""
     signal, _ = signal_and_noise(schedule, t)
     mean, covariance = marginal(schedule, t)
     slope = signal * COVARIANCE @ torch.linalg.inv(covariance)
     return slope, MEAN - slope @ mean, COVARIANCE - signal * slope @ COVARIANCE
+
+
+@cache
+def blurred_precision(schedule, t):
+    """The likelihood's precision, blurred by what z_t leaves open about z_0."""
+    return torch.linalg.inv(torch.linalg.inv(PRECISION) + clean_given_noisy(schedule, t)[2])
 
 
 class GaussianClassifier(torch.nn.Module):
@@ -66,22 +81,23 @@ class GaussianClassifier(torch.nn.Module):
     def forward(self, noisy, timesteps):
         t = timesteps[0].item()
         self.calls.append(t)
-        slope, offset, covariance = clean_given_noisy(self.schedule, t)
+        slope, offset, _ = clean_given_noisy(self.schedule, t)
         clean = noisy @ slope.T + offset
         if self.kind == "tilt":  # E[exp(w z_0) | z_t]
             logit = clean @ self.tilt
-        else:  # the likelihood's Gaussian blurred by what z_t leaves open about z_0
-            blurred = torch.linalg.inv(torch.linalg.inv(PRECISION) + covariance)
+        else:
+            blurred = blurred_precision(self.schedule, t)
             logit = -((clean - self.centre) @ blurred * (clean - self.centre)).sum(1) / 2
         return torch.stack([logit - 1000, torch.zeros_like(logit)], dim=1)
 
 
+@cache
 def gradient_map(schedule, t, kind):
     """(slope, offset) of the gradient of log p(y | z_t) = slope z_t + offset, worked out by hand."""
-    slope, offset, covariance = clean_given_noisy(schedule, t)
+    slope, offset, _ = clean_given_noisy(schedule, t)
     if kind == "tilt":
         return torch.zeros_like(EYE), slope.T @ TILT
-    blurred = torch.linalg.inv(torch.linalg.inv(PRECISION) + covariance)
+    blurred = blurred_precision(schedule, t)
     return -slope.T @ blurred @ slope, -slope.T @ blurred @ (offset - CENTRE)
 
 

@@ -1,7 +1,7 @@
 """Guided samplers on Gaussian data: against closed forms, and each against its own moments worked out by hand."""
 
 import math
-from functools import partial
+from functools import cache, partial
 
 import pytest
 import torch
@@ -50,6 +50,7 @@ def guide(kind, scale, count, **options):
     )
 
 
+@cache
 def sampled(name, steps, kind="tilt", scale=0.0, spacing="trailing"):
     """The affine map of a guided sampler."""
 

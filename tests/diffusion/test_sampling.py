@@ -5,7 +5,7 @@ import torch
 
 from bundle.diffusion.guidance import ClassifierGuidance
 from bundle.diffusion.samplers import SAMPLERS
-from bundle.diffusion.sampling import sample_from_noise, sample_images
+from bundle.diffusion.sampling import LatentModels, Sampling, sample_from_noise, sample_images
 from bundle.diffusion.schedule import NoiseSchedule
 
 LATENT = {"scale": 0.5, "mean": [1.0, -2.0]}
@@ -34,10 +34,12 @@ def classifier(noisy, timesteps):
     return torch.stack([-side, side], dim=1)
 
 
-def images(seeds, **options):
-    return sample_images(
-        Network(), Autoencoder(), NoiseSchedule(), LATENT, 8, seeds, **{"steps": 6, "spacing": "leading", **options}
-    )
+MODELS = LatentModels(Network(), Autoencoder(), NoiseSchedule(), LATENT, 8)
+
+
+def images(seeds, guidance_for=None, batch_size=32, **options):
+    sampling = Sampling(**{"steps": 6, "spacing": "leading", **options})
+    return sample_images(MODELS, seeds, sampling, batch_size, guidance_for=guidance_for)
 
 
 def guided(part):
@@ -64,19 +66,17 @@ def test_an_image_depends_on_its_seed_and_guidance_only(sampler):
 
 
 def test_default_is_the_unguided_stochastic_ddim():
-    made = sample_images(Network(), Autoencoder(), NoiseSchedule(), LATENT, 8, [1, 2], 5)
+    made = sample_images(MODELS, [1, 2], Sampling(5))
     assert torch.equal(made, images([1, 2], steps=5, spacing="trailing", eta=1.0, guidance_for=lambda part: None))
     assert not torch.equal(made, images([1, 2], steps=5, spacing="trailing", eta=0.0))
 
 
 def test_start_is_about_the_mean_of_the_scaled_latents():
     """z_T of noise 1 in every value: sqrt(alpha_bar_T) * scale * mean + sqrt(1 - alpha_bar_T), as of scaled data."""
-    schedule, states = NoiseSchedule(), []
+    states = []
     noise = torch.ones(1, 2, 4, 4)
-    sample_from_noise(
-        Network(), Autoencoder(), schedule, LATENT, noise, 1, 0.0, callback=lambda done, z: states.append(z)
-    )
-    alpha_bar = schedule.alpha_bar[-1].item()
+    sample_from_noise(MODELS, noise, Sampling(1, eta=0.0), callback=lambda done, z: states.append(z))
+    alpha_bar = MODELS.schedule.alpha_bar[-1].item()
     start = [alpha_bar**0.5 * 0.5 * mean + (1 - alpha_bar) ** 0.5 for mean in (1.0, -2.0)]
     torch.testing.assert_close(states[0], torch.tensor(start).reshape(1, 2, 1, 1).expand(1, 2, 4, 4))
 

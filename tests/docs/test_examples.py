@@ -39,8 +39,8 @@ def test_the_example_trains_with_selected_images_and_without(adapted, tmp_path, 
     common = [*places, "--epochs", "1", "--device", "cpu"]
     real = example.main(common)
     assert all(item["image"].startswith(places[0]) for item in real)
-    names = ("scorer_steps", "scorer_batch_size", "scorer_channels", "folds", "dropout_passes", "checkpoint_interval")
-    example.SCORER.update({name: TINY_SELECTION[name] for name in names}, gates="distance", precision="fp32")
+    tiny = {name: value for name, value in TINY_SELECTION.items() if name not in ("patch_size", "device", "ratios")}
+    example.SCORER.update({**tiny, "gates": "distance", "scorer_view": "normalised"})
     flags = {"adapted_dir": adapted, "output_dir": tmp_path / "out", "num_images": 3}
     both = example.main([*common, *(str(part) for name, value in flags.items() for part in (f"--{name}", value))])
     synthetic = both[len(real) :]
@@ -82,7 +82,7 @@ def test_the_tutorial_holds_no_outputs_and_runs_from_top_to_bottom(tmp_path):
         "evaluate": TINY_OF["evaluate.json"],
     }
     classify = {name: value for name, value in TINY_OF["classify.json"].items() if name != "labels_per_class"}
-    settings["classify"] = {name: value for name, value in classify.items() if name != "control_trees"}
+    settings["classify"] = {name: value for name, value in classify.items() if name != "colour_control#work#trees"}
     given = {"bundle_root": str(ROOT), "folder": str(tmp_path / "tutorial"), "settings": settings}
     run = RUN.format(notebook=str(NOTEBOOK), given=json.dumps(given))
     done = subprocess.run([sys.executable, "-c", run], cwd=tmp_path, capture_output=True, text=True)

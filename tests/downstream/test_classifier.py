@@ -11,7 +11,7 @@ import timm
 import torch
 from chosen import write_chosen, write_pool
 from conftest import TINY_CLASSIFICATION
-from helpers import assert_equal, few_images, kill_stage, root_cause
+from helpers import assert_equal, changed_settings, few_images, kill_stage, root_cause
 from PIL import Image
 from sklearn.metrics import balanced_accuracy_score
 from timm.data.mixup import mixup_target
@@ -193,27 +193,41 @@ def test_a_finished_run_is_not_run_again(workflow, classified, selection, tmp_pa
     assert before == {path.name: path.read_bytes() for path in folder.glob("*.*")}
 
 
+def test_another_run_in_the_same_folder_is_refused(made, classified, selection, tmp_path):
+    settings = {"selection_file": str(selection), "label_smoothing": 0.2}
+    message = "can't be continued: its --label_smoothing is 0.1, this run's is 0.2. Give the former setting"
+    with pytest.raises(ValueError, match=message):
+        made(copy(classified, tmp_path), **settings)("train#trainer").run()
+
+
+NORMALISED = {"--normalise_stain", "--normalising#transforms#0#_disabled_", "synthetic images"}
+
+
 @pytest.mark.parametrize(
     "changes, named",
     [
-        ({"ratio": 50}, "synthetic images"),
-        ({"selection": "random"}, "synthetic images"),
-        ({"synthetic_share": 0.5}, "mixing"),
-        ({"real_repeats": 2}, "mixing"),
-        ({"normalise_stain": True}, "synthetic images"),
-        ({"label_smoothing": 0.2}, "label smoothing"),
-        ({"mixup_alpha": 0.2}, "mixup and CutMix"),
-        ({"classifier_warm_up": 2}, "schedule"),
-        ({"geometry": "none"}, "geometry"),
-        ({"density_probability": 0.5}, "stain variation"),
-        ({"erasing_probability": 0.5}, "erasing"),
-        ({"seed": 1}, "seed"),
+        ({"ratio": 50}, {"--ratio", "synthetic images"}),
+        ({"selection": "random"}, {"--selection", "synthetic images"}),
+        ({"synthetic_share": 0.5}, {"--synthetic_share"}),
+        ({"real_repeats": 2}, {"--real_repeats"}),
+        ({"normalise_stain": True}, NORMALISED),
+        ({"label_smoothing": 0.2}, {"--label_smoothing"}),
+        ({"mixup_alpha": 0.2}, {"--mixup_alpha"}),
+        ({"cutmix_alpha": 0.2}, {"--cutmix_alpha"}),
+        ({"classifier_warm_up": 2}, {"--classifier_warm_up"}),
+        ({"classifier_steps": 6}, {"--classifier_steps"}),
+        ({"geometry": "none"}, {"--geometry"}),
+        ({"density_probability": 0.5}, {"--density_probability"}),
+        ({"erasing_probability": 0.5}, {"--erasing_probability"}),
+        ({"seed": 1}, {"seed"}),
+        ({"inference_batch_size": 3, "num_workers": 1, "checkpoint_interval": 3}, set()),
     ],
 )
-def test_another_run_in_the_same_folder_is_refused(made, classified, selection, tmp_path, changes, named):
-    settings = {"selection_file": str(selection), **changes}
-    with pytest.raises(ValueError, match=f"can't be continued: its {named} is"):
-        made(copy(classified, tmp_path), **settings)("train#trainer").run()
+def test_what_decides_how_the_classifier_is_trained(made, selection, tmp_path, changes, named):
+    trainers = [made(tmp_path, selection_file=str(selection), **given)("train#trainer") for given in ({}, changes)]
+    for trainer in trainers:
+        trainer.prepare()
+    assert changed_settings(*trainers) == named
 
 
 # Each step
@@ -446,7 +460,7 @@ def test_colour_control_sees_colour_alone(workflow, tmp_path):
 
 def test_control_and_classifier_need_folders_of_their_own(made, classified, tmp_path):
     with pytest.raises(ValueError, match="holds the results of classifier.*--output_dir"):
-        made(copy(classified, tmp_path))("control").run()
+        made(copy(classified, tmp_path))("colour_control#work").run()
     folder = RunFolder(tmp_path / "control")
     folder.path.mkdir()
     folder.set_metrics("colour_control", {})
@@ -456,5 +470,5 @@ def test_control_and_classifier_need_folders_of_their_own(made, classified, tmp_
 
 def test_control_mixes_by_count_only(made, selection, tmp_path):
     with pytest.raises(RuntimeError) as caught:
-        made(tmp_path, selection_file=str(selection), synthetic_share=0.5)("control")
+        made(tmp_path, selection_file=str(selection), synthetic_share=0.5)("colour_control#work")
     assert "colour control takes each image once" in str(root_cause(caught.value))

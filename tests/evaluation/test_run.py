@@ -8,13 +8,15 @@ import pytest
 from candidates import CLASSES, fill_pool, keys
 from compared import write_compared
 from conftest import TINY_EVALUATION
-from helpers import ROOT, root_cause, run_until_killed
+from helpers import ROOT, root_cause
 from PIL import Image
+from processes import run_until_killed
 
 from bundle.data.marks import read_marks
 from bundle.evaluation import run as module
 from bundle.evaluation.figures import figure
 from bundle.evaluation.run import SECTIONS, Evaluation, table
+from bundle.runs.context import RunContext
 
 KILLED = """
 import sys, time
@@ -242,11 +244,11 @@ def test_it_works_on_built_in_patches(workflow, adapted, counted, tmp_path):
 
 def test_a_section_must_be_of_those_there_are():
     with pytest.raises(ValueError, match="--sections is \\[\\]"):
-        Evaluation(None, None, None, sections=[])
+        Evaluation(None, None, RunContext("none"), sections=[])
 
 
 def test_one_draw_shows_no_scatter():
     with pytest.raises(ValueError, match="--frechet_draws is 1; it must be 2 or more"):
-        Evaluation(None, None, None, frechet_draws=1)
+        Evaluation(None, None, RunContext("none"), frechet_draws=1)
     with pytest.raises(ValueError, match="--draws is 1; it must be 2 or more"):
-        Evaluation(None, None, None, draws=1)
+        Evaluation(None, None, RunContext("none"), draws=1)

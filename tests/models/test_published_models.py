@@ -10,7 +10,7 @@ import torch
 from bundle.data.sources import read_rgb
 from bundle.data.split import read_split
 from bundle.data.transforms import resize_patch
-from bundle.diffusion.sampling import sample_images
+from bundle.diffusion.sampling import LatentModels, Sampling, sample_images
 from bundle.diffusion.schedule import NoiseSchedule
 from bundle.models.artefacts import load_artefact, require_same
 from bundle.training.classifier import load_classifier
@@ -44,7 +44,8 @@ def test_they_sample_stained_patches(models):
     diffusion, diffusion_facts = load_artefact(models / "diffusion.pt", "diffusion")
     require_same("autoencoder", "file", facts["fingerprint"], "model", diffusion_facts["autoencoder_fingerprint"])
     schedule = NoiseSchedule(**diffusion_facts["schedule"])
-    images = sample_images(diffusion, autoencoder, schedule, facts["latent"], facts["patch_size"], list(range(8)), 20)
+    models = LatentModels(diffusion, autoencoder, schedule, facts["latent"], facts["patch_size"])
+    images = sample_images(models, list(range(8)), Sampling(20))
     red, green, _ = images.mean((0, 2, 3)).tolist()
     assert red > green + 0.1, "haematoxylin and eosin both absorb green most"
     assert images.mean((1, 2, 3)).std() > 0.02, "all alike"

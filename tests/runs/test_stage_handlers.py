@@ -11,8 +11,7 @@ from monai.handlers import MLFlowHandler
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bundle.data.pictures import save_grid
-from bundle.runs.folder import RunFolder
-from bundle.runs.progress import stage_handlers
+from bundle.runs.context import RunContext
 from bundle.runs.stage_engine import StageEngine
 from bundle.runs.tracking import Tracking, figures, losses, new_figures
 from bundle.runs.workflow import follow_tracking
@@ -32,15 +31,23 @@ def tags(folder, kind="scalars"):
 def test_nothing_is_written_when_they_are_built(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for uri in (None, "sqlite:///mlflow.db"):
-        stage_handlers("decoder", str(tmp_path / "out"), uri)
+        Tracking("decoder", tmp_path / "out", uri)
+        StageEngine(Work(RunContext(tmp_path / "out")), RunContext(tmp_path / "out", mlflow_tracking_uri=uri))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_each_call_gives_handlers_of_its_own(tmp_path):
-    one, other = stage_handlers("decoder", str(tmp_path)), stage_handlers("judge_grey", str(tmp_path), "sqlite:///x")
+def test_each_stage_has_handlers_of_its_own(workflow, tmp_path):
+    """Progress bar first, then those of the config, then tracking, which sees what these have measured."""
+    made = workflow(output_dir=str(tmp_path / "out"), mlflow_tracking_uri="sqlite:///x").parser.get_parsed_content
+    one, other = made("train#trainer").handlers, made("diffusion#trainer").handlers
+    assert [type(handler).__name__ for handler in one] == [
+        "Progress", "ValidationHandler", "ReconstructionPictures", "Tracking"
+    ]  # fmt: skip
+    assert [type(handler).__name__ for handler in other] == ["Progress", "SamplePictures", "Tracking"]
     assert one[0] is not other[0], "two stages would share one progress bar"
-    assert (one[1].stage, one[1].mlflow_tracking_uri) == ("decoder", None)
-    assert (other[1].stage, other[1].mlflow_tracking_uri) == ("judge_grey", "sqlite:///x")
+    assert [handlers[-1].stage for handlers in (one, other)] == ["autoencoder", "diffusion"]
+    assert all(handlers[-1].mlflow_tracking_uri == "sqlite:///x" for handlers in (one, other))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_numbers_of_an_output():
@@ -88,8 +95,11 @@ def test_tensorboard_holds_pictures_and_validation_of_a_pretraining(pretrained):
 class Work:
     """As a selection or an evaluation is: no training."""
 
-    def __init__(self, folder):
-        self.folder = RunFolder(folder)
+    stage = "work"
+    pictures = ()
+
+    def __init__(self, context):
+        self.folder = context.folder
 
     def check(self):
         pass
@@ -112,7 +122,8 @@ def test_a_stage_that_trains_nothing_is_tracked_by_our_handler_and_by_monais(tmp
     store = f"sqlite:///{tmp_path / 'mlflow.db'}"
     save_grid(tmp_path / "out" / "old.png", np_images())
     theirs = MLFlowHandler(store, iteration_log=False, experiment_name="theirs", run_name="work")
-    stage = StageEngine(Work(tmp_path / "out"), [Tracking("work", tmp_path / "out", store), theirs])
+    context = RunContext(tmp_path / "out", mlflow_tracking_uri=store)
+    stage = StageEngine(Work(context), context, [theirs])
     stage.run()
     stage.folder.close()
     found = events(tmp_path / "out" / "tensorboard" / "work")
@@ -136,7 +147,12 @@ def test_mlflow_shows_every_stage_by_our_flag_and_by_monais(bundle_root, pretrai
     store = f"sqlite:///{tmp_path / 'mlflow.db' if own else out / 'mlruns.db'}"
     given = {"mlflow_tracking_uri": store} if own else {"tracking": "mlflow"}
     config = str(bundle_root / "configs" / "adapt.json")
-    settings = {**TINY_OF["adapt.json"], "output_dir": str(out), "pretrained_dir": str(pretrained)}
+    settings = {
+        **TINY_OF["adapt.json"],
+        "output_dir": str(out),
+        "pretrained_dir": str(pretrained),
+        "bundle_root": str(bundle_root),
+    }
     made = ConfigWorkflow(config_file=config, workflow_type="train", logging_file=False, **settings, **given)
     made.initialize()
     assert made.check_properties() == []

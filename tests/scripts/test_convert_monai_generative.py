@@ -3,7 +3,6 @@
 import ast
 import json
 import re
-import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -13,6 +12,7 @@ import torch
 from generative.networks import nets as generative_nets
 from helpers import ROOT, assert_equal, few_images
 from monai.networks import nets
+from processes import run_python
 
 sys.path.insert(0, str(ROOT / "scripts"))
 
@@ -221,25 +221,26 @@ def converted(tmp_path_factory):
         "prediction_type": "v",
         "latent_scale": 0.9,
     }
-    run = subprocess.run(command(flags, "--trained_on_dataset"), capture_output=True, text=True, cwd=folder)
+    run = run_python(*command(flags, "--trained_on_dataset"), cwd=folder)
     return folder, folder / "out", flags, networks, run
 
 
 def command(flags, *further):
     given = [text for name, value in flags.items() for text in (f"--{name}", str(value))]
-    return [sys.executable, str(SCRIPT), *given, *further]
+    return [str(SCRIPT), *given, *further]
 
 
 def run_here(flags, monkeypatch, *further):
     """The command without the time that a process of its own takes to start."""
-    monkeypatch.setattr(sys, "argv", command(flags, *further)[1:])
+    monkeypatch.setattr(sys, "argv", command(flags, *further))
     converter.main()
 
 
 def test_one_command_makes_what_an_adaptation_starts_from(converted, tmp_path):
     folder, out, _, networks, run = converted
     assert run.returncode == 0, run.stderr[-2000:]
-    assert "configs/adapt.json --adversarial_weight 0" in run.stdout and "--pretraining_overlap" not in run.stdout
+    assert "configs/adapt.json --decoder#loss#reconstruction#adversarial_weight 0" in run.stdout
+    assert "pretraining_overlap" not in run.stdout
     for kind, theirs in zip(("autoencoder", "diffusion"), networks):
         ours, facts = load_artefact(out / f"{kind}.pt", kind)
         for one, other in zip(outputs(theirs), outputs(ours)):
@@ -333,7 +334,7 @@ def test_nothing_else_imports_monai_generative():
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             if any(name.split(".")[0] == "generative" for name in names):
                 importing.add(path.relative_to(ROOT).as_posix())
-    assert importing == {"scripts/convert_monai_generative.py", "tests/test_convert_monai_generative.py"}
+    assert importing == {"scripts/convert_monai_generative.py", "tests/scripts/test_convert_monai_generative.py"}
     for config in (ROOT / "configs").glob("*.json"):
         assert not re.search(r"\bgenerative\.\w|monai.generative", config.read_text(encoding="utf-8")), config
     assert "monai-generative" in (ROOT / "requirements.txt").read_text()

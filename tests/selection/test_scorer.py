@@ -2,7 +2,6 @@
 
 import functools
 import json
-import re
 import warnings
 
 import numpy as np
@@ -10,14 +9,15 @@ import pytest
 import torch
 from candidates import CLASSES, SIDE, candidate, fill_pool, keys, write_labelled
 from conftest import TINY_SELECTION
-from helpers import assert_equal, kill_stage, root_cause
+from helpers import assert_equal, changed_settings, kill_stage, root_cause
 
 from bundle.data.labelled import LabelledPatches
-from bundle.data.loader import ItemDataset, StepDataLoader
+from bundle.data.loader import ItemDataset
 from bundle.data.transforms import ScalePatchd, scale_patch
 from bundle.data.views import look_at
 from bundle.models.artefacts import load_artefact, read_artefact
 from bundle.models.feature_classifier import FeatureClassifier
+from bundle.runs.context import RunContext
 from bundle.selection.scorer import Scorer, dropout_masks, expected_softmax, full_batches, load_feature_extractor
 from bundle.selection.scorer_training import FinalScorerTrainer, LabelledFold
 
@@ -38,12 +38,17 @@ def pictures():
 
 
 def trainers(labelled, folds, trunk, **settings):
-    loader = StepDataLoader(ItemDataset(labelled.part("train"), ScalePatchd("image")), 4, 5, 0)
     return FinalScorerTrainer(
-        labelled, folds, loader, steps=5, seed=0, architecture=functools.partial(FeatureClassifier, trunk=trunk),
-        device="cpu", max_epochs=1, folder=None, optimizer=functools.partial(torch.optim.AdamW), checkpoint_interval=5,
+        labelled=labelled,
+        folds=folds,
+        dataset=ItemDataset(labelled.part("train"), ScalePatchd("image")),
+        batch_size=4,
+        steps=5,
+        context=RunContext("none"),
+        architecture=functools.partial(FeatureClassifier, trunk=trunk),
+        optimizer=torch.optim.AdamW,
         **settings,
-    ).stages  # fmt: skip
+    ).stages
 
 
 def test_each_labelled_image_is_held_out_once_and_trained_on_otherwise(labelled):
@@ -245,8 +250,7 @@ def test_a_scorer_may_start_from_weights_of_a_timm_model(labelled, tmp_path):
     for name, tensor in started.network.trunk.state_dict().items():
         assert torch.equal(tensor, model.state_dict()[name]), name
     assert torch.equal(started.ema.weights["trunk.cls_token"], model.state_dict()["cls_token"])
-    changed = {name for name, value in started.identity().items() if value != random.identity()[name]}
-    assert changed == {"trunk weights"}
+    assert changed_settings(started, random) == {"trunk weights"}
     with pytest.raises(FileNotFoundError, match="absent.pt"):
         trainer(tmp_path / "absent.pt")
 
@@ -267,24 +271,41 @@ def test_killed_and_continued_is_the_uninterrupted_run(workflow, tmp_path):
         assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
 
 
+def test_scorers_of_other_settings_are_refused(selected, tmp_path):
+    with pytest.raises(RuntimeError) as caught:
+        selected(tmp_path / "run", density_scale=0.1)
+    message = str(root_cause(caught.value))
+    named = "its --density_scale is 0.5, this run's is 0.1"
+    assert f"scorer_fold_1_checkpoint.pt can't be continued: {named}" in message, message
+    assert "another --output_dir" in message and not (tmp_path / "run/selection.csv").exists()
+
+
+IMAGES = {"training images", "held-out images"}
+
+
 @pytest.mark.parametrize(
     "change, named",
     [
-        ({"dropout_passes": 4}, "its number of passes is 3, this run's is 4"),
-        ({"folds": 3}, "its training images is"),
-        ({"train#architecture#dropout": 0.1}, "its architecture is"),
-        ({"scorer_view": "grey"}, "its view is colour, this run's is grey"),
-        ({"density_scale": 0.1}, "its stain variation is .*0.5.*0.1"),
-        ({"scorer_steps": 41}, "its number of steps is 40, this run's is 41"),
-        ({"seed": 3}, "its training images is"),
+        ({"dropout_passes": 4}, {"--dropout_passes"}),
+        ({"folds": 3}, {"--folds", *IMAGES}),
+        ({"train#architecture#dropout": 0.1}, {"--train#architecture#dropout"}),
+        ({"residual_network#block_inplanes": [8, 8, 8, 16]}, {"--scorer_arguments"}),
+        ({"scorer_view": "grey"}, {"--scorer_view"}),
+        ({"density_scale": 0.1}, {"--density_scale"}),
+        ({"scorer_steps": 41}, {"number of steps"}),
+        ({"train#optimizer#lr": 0.1}, {"--train#optimizer#lr"}),
+        ({"seed": 3}, {"seed", *IMAGES}),
+        ({"inference_batch_size": 3, "checkpoint_interval": 3, "keep_fraction": 0.2, "ratios": [50]}, set()),
     ],
 )
-def test_scorers_of_other_settings_are_refused(selected, tmp_path, change, named):
-    with pytest.raises(RuntimeError) as caught:
-        selected(tmp_path / "run", **change)
-    message = str(root_cause(caught.value))
-    assert re.search(f"scorer_fold_1_checkpoint.pt can't be continued: {named}", message), message
-    assert "another --output_dir" in message and not (tmp_path / "run/selection.csv").exists()
+def test_what_decides_how_a_scorer_is_trained(selected, workflow, change, named):
+    settings = {**selected.given, "output_dir": str(selected.folder)}
+    trainers = []
+    for given in ({}, change):
+        made = workflow("select.json", **{**settings, **given})
+        trainers.append(made.parser.get_parsed_content("train#trainer").stages[0])
+        trainers[-1].prepare()
+    assert changed_settings(*trainers) == named
 
 
 def test_classes_keep_their_order(selected):

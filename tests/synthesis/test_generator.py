@@ -1,13 +1,10 @@
 """network_def of synthesis as one module: what it computes, and MONAI's own commands on it."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from monai.bundle import ckpt_export, onnx_export
 from monai.data import load_net_with_metadata
+from processes import run_python
 
 from bundle.models.adapted import AdaptedModels, save_packed
 from bundle.runs.randomness import ImageNoise
@@ -37,7 +34,7 @@ def packed(models, tmp_path_factory):
 def test_it_is_the_inferers_sampling_from_the_same_noise(adapted, models, name):
     settings = {"guidance_maximum_norm": 0.5, "guidance_interval": [0, 900]}
     guided = GuidedLatentInferer(100.0, num_inference_steps=7, **settings)  # steps and sampler of its own
-    generator = PatchGenerator(adapted, steps=4, name=name, inferer=guided)
+    generator = PatchGenerator(adapted, num_inference_steps=4, name=name, inferer=guided)
     with torch.no_grad():
         made = generator(ImageNoise(SEEDS, "cpu")((3, *SHAPE)))
     assert made.shape == (3, 3, 32, 32) and made.dtype == torch.float32 and made.abs().max() <= 1
@@ -50,7 +47,7 @@ def test_it_is_the_inferers_sampling_from_the_same_noise(adapted, models, name):
 
 
 def test_unguided_it_takes_noise_of_any_size(adapted):
-    assert PatchGenerator(adapted, steps=1)(torch.randn(2, 3, 8, 12)).shape == (2, 3, 16, 24)
+    assert PatchGenerator(adapted, num_inference_steps=1)(torch.randn(2, 3, 8, 12)).shape == (2, 3, 16, 24)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +56,7 @@ def test_unguided_it_takes_noise_of_any_size(adapted):
         ({}, (1, 4, 16, 16), r"the noise has the shape \[1, 4, 16, 16\]; the generator takes \[B, 3, h, w\]"),
         ({}, (3, 16, 16), r"the noise has the shape \[3, 16, 16\]"),
         ({"name": "XYZ"}, (1, *SHAPE), "--generator_class is 'XYZ'; the model knows ADI, BACK, DEB"),
-        ({"steps": 1001}, (1, *SHAPE), "1001; it must lie between 1 and the 1000"),
+        ({"num_inference_steps": 1001}, (1, *SHAPE), "1001; it must lie between 1 and the 1000"),
     ],
 )
 def test_what_cannot_be_made_is_refused(adapted, settings, shape, message):
@@ -69,7 +66,7 @@ def test_what_cannot_be_made_is_refused(adapted, settings, shape, message):
 
 def test_no_steps_are_refused_before_anything_is_read():
     with pytest.raises(ValueError, match="--network_def#num_inference_steps is 0"):
-        PatchGenerator("/nowhere", steps=0)
+        PatchGenerator("/nowhere", num_inference_steps=0)
 
 
 VERIFY = """
@@ -91,8 +88,7 @@ except FileNotFoundError as error:
 def test_monai_verifies_it_by_the_metadata_from_the_root_and_from_above(bundle_root, tmp_path):
     """With the weights of the repository, which the metadata describe; and without any it says what to do."""
     code = VERIFY.format(above=str(bundle_root.parent), name=bundle_root.name, root=str(bundle_root))
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=environment)
+    run = run_python("-c", code, cwd=tmp_path)
     assert run.returncode == 0, run.stderr[-3000:]
     assert run.stdout.count("data shape of network is verified with no error") == 2
     assert run.stdout.strip().endswith("refused")
@@ -125,8 +121,8 @@ def test_the_torchscript_file_gives_the_same_patches(bundle_root, packed, tmp_pa
     traced, metadata, _ = load_net_with_metadata(str(path), map_location="cpu")
     assert metadata["network_data_format"]["inputs"]["image"]["format"] == "latent"
     inferer = GuidedLatentInferer(100.0)
-    generator = PatchGenerator(packed, steps=2, name=name, inferer=inferer)
-    unguided = PatchGenerator(packed, steps=2)
+    generator = PatchGenerator(packed, num_inference_steps=2, name=name, inferer=inferer)
+    unguided = PatchGenerator(packed, num_inference_steps=2)
     with torch.no_grad():
         for seed in SEEDS:
             noise = ImageNoise([seed], "cpu")((1, *SHAPE))
@@ -148,7 +144,9 @@ def test_the_onnx_file_gives_the_same_patches_unguided(bundle_root, packed, tmp_
     noise = torch.randn(1, *SHAPE)
     (found,) = session.run(None, {session.get_inputs()[0].name: noise.numpy()})
     with torch.no_grad():
-        torch.testing.assert_close(torch.tensor(found), PatchGenerator(packed, steps=2)(noise), rtol=0, atol=TOLERANCE)
+        torch.testing.assert_close(
+            torch.tensor(found), PatchGenerator(packed, num_inference_steps=2)(noise), rtol=0, atol=TOLERANCE
+        )
     with pytest.raises(
         NotImplementedError, match="does not go into ONNX: leave out --generator_class TUM.*TorchScript"
     ):

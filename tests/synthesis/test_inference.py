@@ -3,18 +3,16 @@
 import csv
 import errno
 import json
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from conftest import TINY_SYNTHESIS
-from helpers import root_cause, run_until_killed
+from helpers import root_cause
 from PIL import Image
+from processes import run_python, run_until_killed, start_python
 
 from bundle.data.marks import read_marks
 from bundle.runs.workflow import explain_errors_of_the_command_line
@@ -49,19 +47,10 @@ def finished(synthesise, tmp_path_factory):
     return synthesise(folder, classes=["TUM", "ADI", "STR"], num_images=5, pictures=True, picture_scales=[0, 50, 100])
 
 
-def command(folder, *arguments, environment=None):
-    """Arguments of a process that runs the tiny synthesis from the command line, in another folder."""
+def command(*arguments):
+    """Arguments of a Python that runs the tiny synthesis."""
     flags = [part for name, value in TINY_SYNTHESIS.items() for part in (f"--{name}", str(value))]
-    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    return {
-        "args": [sys.executable, "-m", "monai.bundle", "run", "--config_file", CONFIG, *flags, *map(str, arguments)],
-        "cwd": folder,
-        # With as many threads as here: another number may change a picture by a level.
-        "env": {**inherited, "OMP_NUM_THREADS": str(torch.get_num_threads()), **(environment or {})},
-        "stdout": subprocess.PIPE,
-        "stderr": subprocess.STDOUT,
-        "text": True,
-    }
+    return ["-m", "monai.bundle", "run", "--config_file", CONFIG, "--bundle_root", str(ROOT), *flags, *arguments]
 
 
 def test_output_contract(finished, adapted):
@@ -184,14 +173,14 @@ def test_killed_and_started_again_is_the_uninterrupted_pool(finished, synthesise
 
 
 def test_two_processes_make_the_pool_of_one(finished, synthesise, adapted, tmp_path, monkeypatch):
-    """As torchrun starts them: one here, the other, which comes later, from the command line."""
+    """As torchrun starts them: one here, the other, which comes later, a new one from the command line."""
     arguments = ["--adapted_dir", adapted, "--output_dir", tmp_path / "out", "--classes", "TUM,ADI,STR"]
-    environment = {"RANK": "1", "WORLD_SIZE": "2"}
-    other = subprocess.Popen(**command(tmp_path, *arguments, "--num_images", 5, environment=environment))
+    second = {"RANK": "1", "WORLD_SIZE": "2"}
+    other = start_python(*command(*arguments, "--num_images", 5), cwd=tmp_path, environment=second, fresh=True)
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     synthesise(tmp_path / "out", classes=["TUM", "ADI", "STR"], num_images=5)
-    said, _ = other.communicate(timeout=120)
+    said = "".join(other.communicate(timeout=120))
     assert other.returncode == 0, said[-3000:]
     assert pool_files(tmp_path / "out") == pool_files(finished)
     assert (tmp_path / "out" / "samples.png").read_bytes() == (finished / "samples.png").read_bytes()
@@ -203,11 +192,11 @@ def test_two_processes_make_the_pool_of_one(finished, synthesise, adapted, tmp_p
 def test_command_line_with_a_progress_bar_and_the_next_command(finished, adapted, tmp_path):
     """Names with commas become a tuple on the way; the scale is typed as an integer."""
     arguments = ["--adapted_dir", adapted, "--classes", "TUM,ADI", "--num_images", 2, "--guidance_scale", 100]
-    run = subprocess.run(**command(tmp_path, *arguments))
-    assert run.returncode == 0, run.stdout[-3000:]
-    assert re.search(r"synthesis: 100%.*4/4", run.stdout)
+    run = run_python(*command(*arguments), cwd=tmp_path)
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert re.search(r"synthesis: 100%.*4/4", run.stderr)
     select = f"configs/select.json --pool_dir runs/synthesis/pool --split_file {adapted}/split.csv --dataset_dir"
-    assert f"next: python -m monai.bundle run training --config_file {select}" in run.stdout
+    assert f"next: python -m monai.bundle run --config_file {select}" in run.stdout
     for name in ("pool/manifest.csv", "samples.png", "metrics.json", "config.json"):
         assert f"runs/synthesis/{name}" in run.stdout and (tmp_path / "runs/synthesis" / name).stat().st_size > 0
     assert [row["file"] for row in manifest(tmp_path / "runs/synthesis")] == [

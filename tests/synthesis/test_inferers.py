@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from bundle.data.pictures import to_uint8
 from bundle.diffusion.guidance import ClassifierGuidance
-from bundle.diffusion.sampling import sample_images
+from bundle.diffusion.sampling import Sampling, sample_images
 from bundle.models.adapted import AdaptedModels
 from bundle.synthesis.handlers import GuidedSynthesis, PoolWriter
 from bundle.synthesis.inferers import GuidedLatentInferer
@@ -40,8 +40,7 @@ def test_images_are_those_of_the_sampler(models):
     made = inferer(guidance_interval=[0, 900])(SEEDS, models, LABELS)
     assert made.shape == (7, 3, 32, 32) and made.dtype == torch.float32 and made.abs().max() <= 1
     guidance = ClassifierGuidance(models.classifier, LABELS, 100.0, (0, 900), None, models.temperature)
-    networks = models.diffusion, models.autoencoder, models.schedule, models.latent, 32
-    expected = sample_images(*networks, SEEDS, steps=4, batch_size=7, guidance_for=lambda batch: guidance)
+    expected = sample_images(models, SEEDS, Sampling(4), batch_size=7, guidance_for=lambda batch: guidance)
     assert torch.equal(made, expected)
 
 
@@ -111,7 +110,7 @@ def test_settings_name_all_that_changes_pixels(models):
         assert not torch.equal(other(SEEDS[:2], models, LABELS[:2]), whole), name
     assert "eta" not in inferer(sampler="ddpm").settings(models)
     one, more = (inferer(sampler="sde_dpm_solver++", eta=eta) for eta in (1.0, 1.4))
-    assert inferer(sampler="sde_dpm_solver++", eta=None).eta == 1.4 and inferer(eta=None).eta == 1.0
+    assert inferer(sampler="sde_dpm_solver++", eta=None).sampling.eta == 1.4 and inferer(eta=None).sampling.eta == 1.0
     assert "eta" not in one.settings(models) and more.settings(models)["eta"] == 1.4
     assert not torch.equal(one(SEEDS[:2], models, LABELS[:2]), more(SEEDS[:2], models, LABELS[:2]))
     assert inferer(guidance_scale=100, eta=1, guidance_interval=(0, 999)).settings(models) == settings  # as typed
@@ -221,6 +220,6 @@ def test_the_readmes_lines_work(adapted, bundle_root, tmp_path, monkeypatch):
     exec(block + with_a_trainer, found)
     assert found["patches"].shape == (3, 3, 32, 32) and 0 <= found["agreement"] <= 1
     assert found["on_real_tiles"]["held_out_slides"]["accuracy"] >= 0
-    found["inferer"].num_inference_steps = 2
+    found["inferer"].sampling = Sampling(2)
     trainer.run([0], max_epochs=5)
     assert trainer.state.synthetic["image"].shape == (36, 3, 32, 32) and len(trainer.state.synthetic["class"]) == 36

@@ -323,6 +323,11 @@ def test_patches_are_prepared_as_the_pretraining_was(pretrained, workflow, tmp_p
     assert made.parser.get_parsed_content("labelled").prepare().store.normalise_stain is True
 
 
+def test_the_seed_draws_the_labels(workflow, tmp_path):
+    made = workflow("adapt.json", output_dir=str(tmp_path / "out"), pretrained_dir=str(tmp_path), seed=3)
+    assert made.parser.get_parsed_content("labelled").seed == 3
+
+
 def test_last_step_is_validated_once(pretrained, adapted, workflow, tmp_path, monkeypatch):
     from bundle.training.classifier import ImageClassifierTrainer
 
@@ -343,7 +348,9 @@ def test_an_artefact_of_other_settings_is_not_kept_without_its_checkpoint(pretra
         workflow(
             "adapt.json", output_dir=str(folder), pretrained_dir=str(pretrained), **{"decoder#loss#ce_weight": 1.0}
         ).run()
-    assert "decoder.pt can't be continued: its loss is" in str(root_cause(caught.value))
+    assert "decoder.pt can't be continued: its --decoder#loss#ce_weight is 0.1, this run's is 1.0" in str(
+        root_cause(caught.value)
+    )
 
 
 def test_a_judge_trained_anew_is_asked_again(pretrained, adapted, workflow, tmp_path):

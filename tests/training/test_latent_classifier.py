@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from bundle.data.loader import ItemDataset, StepDataLoader
+from bundle.data.loader import ItemDataset
 from bundle.diffusion.schedule import NoiseSchedule
 from bundle.models.classifiers import HalfUNetClassifier
-from bundle.runs.folder import RunFolder
+from bundle.runs.context import RunContext
 from bundle.training.latent_classifier import LatentClassifierTrainer
 
 CHANNELS, SIDE, SHIFT = 2, 8, 0.25
@@ -27,6 +27,7 @@ class TwoClasses:
         shifts = np.where(self.labels == 0, -SHIFT, SHIFT).reshape(-1, 1, 1, 1)
         self.latents = (shifts + random.normal(size=(count, CHANNELS, SIDE, SIDE))).astype(np.float32)
         self.part = self
+        self.others = {}
 
     def prepare(self):
         return self
@@ -44,6 +45,9 @@ class TwoClasses:
     def weighted_items(self):
         return None
 
+    def plain(self, part, maximum=None):
+        return self.others.get(part)
+
     def describe(self):
         return []
 
@@ -56,9 +60,15 @@ def best_accuracy(alpha_bar):
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
     schedule = NoiseSchedule()
-    folder = RunFolder(tmp_path_factory.mktemp("two_classes"))
-    training, validation, test = TwoClasses(2000, 0), TwoClasses(200, 1), TwoClasses(1000, 2)
-    parts = {"validation": validation, "test": test}
+    context = RunContext(
+        tmp_path_factory.mktemp("two_classes"), precision="fp32", checkpoint_interval=250, inference_batch_size=200
+    )
+    training = TwoClasses(2000, 0)
+    parts = training.others = {
+        "validation": TwoClasses(200, 1),
+        "unused": TwoClasses(0, 3),
+        "test": TwoClasses(1000, 2),
+    }
     labelled = SimpleNamespace(
         classes=["low", "high"], fingerprint="", part=parts.get, prepare=lambda: None, describe=lambda: {}
     )
@@ -71,12 +81,11 @@ def rows(tmp_path_factory):
         norm_groups=4,
     )  # fmt: skip
     LatentClassifierTrainer(
-        device="cpu", max_epochs=1, train_data_loader=StepDataLoader(ItemDataset(training), 64, 250, 0), steps=250,
-        folder=folder, checkpoint_interval=250, seed=0, precision="fp32", architecture=architecture,
+        context=context, dataset=ItemDataset(training), batch_size=64, steps=250, architecture=architecture,
         optimizer=functools.partial(torch.optim.AdamW, lr=3e-3), labelled=labelled, pretrained=pretrained,
-        validation_interval=50, latents=training, measured=parts, batch_size=200,
+        validation_interval=50, latents=training,
     ).run()  # fmt: skip
-    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics = json.loads((context.folder / "metrics.json").read_text())
     return metrics["latent_classifier"]["accuracy_by_timestep"], schedule
 
 

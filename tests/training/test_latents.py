@@ -12,6 +12,7 @@ from helpers import few_images
 from PIL import Image
 
 from bundle.models.artefacts import load_artefact, save_artefact
+from bundle.runs.context import RunContext
 from bundle.training.latents import LatentCache, latent_statistics
 
 
@@ -163,9 +164,10 @@ class FewPatches:
         return {"image": torch.from_numpy(pixels), "label": int(self.labels[index])}
 
 
-def stained(folder, autoencoder_file="none.pt", **settings):
+def stained(cache_dir, output_dir="none", batch_size=32, **settings):
     settings = {"orientations": 2, "stain_copies": 2, "density_scale": 0.4, **settings}
-    return LatentCache(FewPatches(), autoencoder_file, folder, "cpu", **settings)
+    context = RunContext(output_dir, cache_dir=cache_dir, inference_batch_size=batch_size)
+    return LatentCache(FewPatches(), context, **settings)
 
 
 def test_variants_are_the_orientations_as_it_is_then_of_each_stain_copy(tmp_path):
@@ -205,7 +207,7 @@ def test_stain_copies_are_the_same_whenever_and_in_whatever_order_they_are_made(
 
 
 def test_cached_latents_of_a_stain_copy_are_the_encoders(pretrained, tmp_path):
-    cache = stained(tmp_path, pretrained / "autoencoder.pt", batch_size=5).prepare()
+    cache = stained(tmp_path, pretrained, batch_size=5).prepare()
     autoencoder, _ = load_artefact(pretrained / "autoencoder.pt", "autoencoder")
     assert len(cache) == 24
     for index in range(24):
@@ -237,7 +239,7 @@ def test_stain_copies_belong_to_their_patch_in_a_real_run(pretrained, adapted, w
 
 def test_each_stain_setting_has_its_own_cache(pretrained, tmp_path):
     def folders(**settings):
-        stained(tmp_path, pretrained / "autoencoder.pt", **settings).prepare()
+        stained(tmp_path, pretrained, **settings).prepare()
         return len(list(tmp_path.glob("latents_*")))
 
     assert folders() == folders() == 1

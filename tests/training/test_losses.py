@@ -255,18 +255,10 @@ def test_terms_of_the_decoder_are_means():
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"ce_weight": -0.1}, "--ce_weight is -0.1; it must be 0 or more"),
-        ({"balance": "even"}, "--ce_balance is 'even'; it must be one of fixed, adaptive"),
+        ({"ce_weight": -0.1}, "--decoder#loss#ce_weight is -0.1; it must be 0 or more"),
+        ({"balance": "even"}, "--decoder#loss#balance is 'even'; it must be one of fixed, adaptive"),
     ],
 )
 def test_decoder_loss_refuses_by_the_flags_name(settings, message):
     with pytest.raises(ValueError, match=message):
         DecoderLoss(AutoencoderLoss(PerceptualDistance("random")), **settings)
-
-
-def test_decoder_loss_describes_what_shapes_a_run():
-    def described(**settings):
-        return DecoderLoss(AutoencoderLoss(PerceptualDistance("random")), **settings).describe()
-
-    assert described() == described(ce_weight=1.0, balance="fixed")
-    assert len({repr(described(**given)) for given in ({}, {"ce_weight": 0.5}, {"balance": "adaptive"})}) == 3

@@ -4,13 +4,12 @@ import errno
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import few_images, root_cause
+from helpers import changed_settings, few_images, root_cause
+from processes import start_python, wait_for
 
 from bundle.runs.folder import RunFolder
 
@@ -18,67 +17,93 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
-    "change, named",
+    "stage, change, named",
     [
-        ({"diffusion_learning_rate": 1e-4}, "learning rate is .0.001., this run's is .0.0001."),
-        ({"diffusion#trainer#loss_type": "l1"}, "loss is .'mse', None., this run's is .'l1', None."),
-        ({"diffusion#trainer#ema_decay": 0.5}, "averaging is 0.9999, this run's is 0.5"),
-        ({"noise_schedule#beta_end": 0.0195}, "schedule"),
-        ({"diffusion#trainer#warm_up": 5}, "warm-up is 50, this run's is 5"),
-        ({"latent_orientations": 3}, "latent orientations is 2, this run's is 3"),
+        ("autoencoder", {"autoencoder_learning_rate": 1e-4}, "--autoencoder_learning_rate is 0.001, .* is 0.0001"),
+        ("diffusion", {"diffusion#trainer#loss_type": "l1"}, "--diffusion#trainer#loss_type is mse, .* is l1"),
     ],
 )
-def test_changed_settings_of_the_diffusion_stage_refuse_to_resume(pretrained, workflow, tmp_path, change, named):
+def test_changed_settings_refuse_to_resume(pretrained, workflow, tmp_path, stage, change, named):
     folder = tmp_path / "changed"
     shutil.copytree(pretrained, folder)
+    kept = (folder / f"{stage}_checkpoint.pt").read_bytes()
     with pytest.raises(RuntimeError) as caught:
         workflow(output_dir=str(folder), diffusion_steps=8, **change).run()
-    assert re.search(named, str(root_cause(caught.value))), root_cause(caught.value)
+    message = str(root_cause(caught.value))
+    assert re.search(f"{stage}_checkpoint.pt can't be continued: its {named}. Give the former setting", message)
+    assert (folder / f"{stage}_checkpoint.pt").read_bytes() == kept
 
 
 @pytest.mark.parametrize(
     "change, named",
     [
-        ({}, "cool-down and steps is .2, 4., this run's is .2, 8."),
-        ({"seed": 1}, "seed|data"),
-        ({"autoencoder_channels": [16, 32]}, "architecture"),
-        ({"autoencoder_learning_rate": 1e-4}, "learning rate is .0.001., this run's is .0.0001."),
-        ({"autoencoder_batch_size": 5}, "batch size is 4, this run's is 5"),
-        ({"autoencoder_loss#adversarial_weight": 0.1}, "loss"),
-        ({"stain_augmentation": 0.5}, "stain augmentation is 0.0, this run's is 0.5"),
-        ({"precision": "bf16"}, "precision is float32, this run's is bfloat16"),
-        ({"generated_per_class": 3}, "generated with|data"),
+        ({"diffusion_learning_rate": 1e-4}, {"--diffusion_learning_rate"}),
+        ({"diffusion_batch_size": 5}, {"--diffusion_batch_size", "batch size"}),
+        ({"diffusion#trainer#loss_type": "l1"}, {"--diffusion#trainer#loss_type"}),
+        ({"diffusion#trainer#min_snr_gamma": 5.0}, {"--diffusion#trainer#min_snr_gamma"}),
+        ({"diffusion#trainer#ema_decay": 0.5}, {"--diffusion#trainer#ema_decay"}),
+        ({"noise_schedule#beta_end": 0.0195}, {"--noise_schedule#beta_end"}),
+        ({"diffusion#trainer#warm_up": 5}, {"--diffusion#trainer#warm_up"}),
+        ({"diffusion_architecture#num_head_channels": 16}, {"--diffusion_architecture#num_head_channels"}),
+        ({"latent_orientations": 3}, {"--latent_orientations"}),
+        ({"diffusion_steps": 8, "inference_batch_size": 3, "num_workers": 1, "picture_interval": 2}, set()),
     ],
 )
-def test_changed_settings_refuse_to_resume(pretrained, workflow, tmp_path, change, named):
-    folder = tmp_path / "changed"
-    shutil.copytree(pretrained, folder)
-    kept = (folder / "autoencoder_checkpoint.pt").read_bytes()
-    with pytest.raises(RuntimeError) as caught:
-        workflow(output_dir=str(folder), autoencoder_steps=8, **change).run()
-    assert re.search(named, str(root_cause(caught.value)))
-    assert (folder / "autoencoder_checkpoint.pt").read_bytes() == kept
+def test_what_decides_how_the_diffusion_model_is_trained(pretrained, workflow, change, named):
+    trainers = [
+        workflow(output_dir=str(pretrained), **given).parser.get_parsed_content("diffusion#trainer")
+        for given in ({}, change)
+    ]
+    for trainer in trainers:
+        trainer.prepare()
+    assert changed_settings(*trainers) == named
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        ({"autoencoder_steps": 8}, {"number of steps"}),
+        ({"autoencoder_steps": 8, "autoencoder_cool_down": 0}, {"number of steps", "--autoencoder_cool_down"}),
+        ({"seed": 1}, {"seed", "--seed", "data"}),
+        ({"autoencoder_channels": [16, 32]}, {"--autoencoder_channels"}),
+        ({"autoencoder_learning_rate": 1e-4}, {"--autoencoder_learning_rate"}),
+        ({"autoencoder_batch_size": 5}, {"--autoencoder_batch_size", "batch size"}),
+        ({"autoencoder_loss#adversarial_weight": 0.1}, {"--autoencoder_loss#adversarial_weight"}),
+        ({"autoencoder_loss#adversarial_start": 2}, {"--autoencoder_loss#adversarial_start"}),
+        ({"discriminator_architecture#num_layers_d": 1}, {"--discriminator_architecture#num_layers_d"}),
+        ({"stain_augmentation": 0.5}, {"--stain_augmentation"}),
+        ({"precision": "bf16"}, {"precision"}),
+        ({"generated_per_class": 3}, {"data"}),
+        ({"inference_batch_size": 3, "num_workers": 1, "val_interval": 2, "picture_interval": 2}, set()),
+    ],
+)
+def test_what_decides_how_the_autoencoder_is_trained(workflow, tmp_path, change, named):
+    trainers = []
+    for number, given in enumerate(({}, change)):
+        folders = {"output_dir": str(tmp_path / "run"), "cache_dir": str(tmp_path / f"cache_{number}")}
+        trainers.append(workflow(**folders, **given).parser.get_parsed_content("train#trainer"))
+        trainers[-1].prepare()
+    assert changed_settings(*trainers) == named
 
 
 def test_second_run_into_the_same_folder_is_refused(workflow, tmp_path):
     code = (
         f"import sys, time; sys.path.insert(0, {str(ROOT)!r})\n"
-        f"from bundle.runs.folder import RunFolder; held = RunFolder({str(tmp_path)!r}); held.open()\n"
-        "print('held', flush=True)\n"
+        f"from bundle.runs.folder import RunFolder; held = RunFolder({str(tmp_path / 'run')!r}); held.open()\n"
+        f"open({str(tmp_path / 'held')!r}, 'w').close()\n"
         "time.sleep(60)"
     )
-    holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert holder.stdout.readline() == "held\n"
+    holder = start_python("-c", code)
     try:
+        wait_for(tmp_path / "held", holder)
         with pytest.raises(RuntimeError) as caught:
-            workflow(output_dir=str(tmp_path)).run()
-        assert "another run is writing to" in str(root_cause(caught.value)) and str(tmp_path) in str(
-            root_cause(caught.value)
-        )
+            workflow(output_dir=str(tmp_path / "run")).run()
+        message = str(root_cause(caught.value))
+        assert "another run is writing to" in message and str(tmp_path / "run") in message
     finally:
         holder.kill()
         holder.wait()
-    folder = RunFolder(tmp_path)
+    folder = RunFolder(tmp_path / "run")
     folder.open()  # a killed process holds nothing
     folder.close()
 

@@ -2,9 +2,9 @@
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
+
+from processes import run_python
 
 ROOT = Path(__file__).resolve().parents[2]
 # What the tests import of the Zoo's ci/unit_tests/utils.py.
@@ -26,11 +26,10 @@ def test_every_stage_passes_in_a_zoo(tmp_path):
     tests.mkdir(parents=True)
     shutil.copy(ROOT / "docs" / "zoo" / "test_histodiffusion.py", tests)
     (tests / "utils.py").write_text(UTILS)
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment |= {"PYTHONPATH": str(tests), "CUDA_VISIBLE_DEVICES": ""}
+    environment = {"PYTHONPATH": str(tests), "CUDA_VISIBLE_DEVICES": ""}
     before = set(os.listdir(ROOT))
-    command = [sys.executable, "-m", "unittest", "--failfast", "test_histodiffusion"]
-    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    command = ("-m", "unittest", "--failfast", "test_histodiffusion")
+    run = run_python(*command, cwd=tmp_path, environment=environment)
     assert run.returncode == 0, run.stderr[-4000:]
     assert "Ran 10 tests" in run.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"models", "ci"} and set(os.listdir(ROOT)) == before

@@ -92,9 +92,9 @@ class AdaptiveAugmentation:
         self, target: float | None = 0.6, images: int = 500_000, interval: int = 4, maximum: float = 0.8
     ) -> None:
         if target is not None and not -1 <= target <= 1:
-            raise ValueError(f"--augmentation_target is {target}; it must lie between -1 and 1, or be None")
+            raise ValueError(f"--train#augmentation#target is {target}; it must lie between -1 and 1, or be None")
         if not 0 <= maximum <= 1:
-            raise ValueError(f"--augmentation_maximum is {maximum}; it must lie between 0 and 1")
+            raise ValueError(f"--train#augmentation#maximum is {maximum}; it must lie between 0 and 1")
         self.target = target
         self.images = images
         self.interval = interval

@@ -97,11 +97,11 @@ class StyleGAN2Trainer(StageTrainer):
         **stage: Any,
     ) -> None:
         super().__init__(**stage)
-        for name, value in (("r1_weight", r1_weight), ("path_weight", path_weight)):
+        for name, value in (("r1_weight", r1_weight), ("train#trainer#path_weight", path_weight)):
             if value < 0:
                 raise ValueError(f"--{name} is {value}; it must be 0 or more")
         if not 0 <= mixing_probability <= 1:
-            raise ValueError(f"--mixing_probability is {mixing_probability}; it must lie between 0 and 1")
+            raise ValueError(f"--train#trainer#mixing_probability is {mixing_probability}; it must lie between 0 and 1")
         if len(label_ramp) != 2 or not 0 <= label_ramp[0] <= label_ramp[1] <= self.steps:
             raise ValueError(
                 f"--label_ramp is {list(label_ramp)}; it needs two steps in order, between 0 and the {self.steps} "
@@ -136,7 +136,8 @@ class StyleGAN2Trainer(StageTrainer):
         batch, group = self.data_loader.items_per_batch, discriminator.deviation.group
         if batch % min(group, batch):
             raise ValueError(
-                f"--stylegan2_batch_size is {batch}; it must be a multiple of --deviation_group, which is {group}"
+                f"--stylegan2_batch_size is {batch}; it must be a multiple of --train#discriminator#group, which is "
+                f"{group}"
             )
         counts = self.labelled.counts()["train"]
         rare = [name for name in self.labelled.classes if counts[name] < 2]

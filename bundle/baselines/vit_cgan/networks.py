@@ -106,21 +106,23 @@ class VitGenerator(nn.Module):
         levels = len(dimensions)
         if not len(depths) == len(heads) == levels or not levels:
             raise ValueError(
-                f"--generator_dimensions {list(dimensions)}, --generator_depths {list(depths)} and --generator_heads "
+                f"--train#generator#dimensions {list(dimensions)}, --train#generator#depths {list(depths)} and "
+                f"--train#generator#heads "
                 f"{list(heads)} must have one number each for each level"
             )
         multiple = patch_size * 2 ** (levels - 1)
         if side % multiple or patch_size % 2:
             raise ValueError(
                 f"--patch_size is {side}; it must be a multiple of {multiple}: {levels} levels, and patches of "
-                f"--generator_patch_size {patch_size}, which must be even"
+                f"--train#generator#patch_size {patch_size}, which must be even"
             )
         if any(wide % 4 for wide in dimensions):
-            raise ValueError(f"--generator_dimensions {list(dimensions)} must be multiples of 4")
+            raise ValueError(f"--train#generator#dimensions {list(dimensions)} must be multiples of 4")
         wrong = [(wide, number) for wide, number in zip(dimensions, heads) if wide % number]
         if wrong:
             raise ValueError(
-                f"--generator_dimensions has {wrong[0][0]}, which --generator_heads {wrong[0][1]} don't divide"
+                f"--train#generator#dimensions has {wrong[0][0]}, which --train#generator#heads {wrong[0][1]} don't "
+                "divide"
             )
         self.noise_dimension = noise_dimension
         self.embedding = nn.Embedding(num_classes, condition_dimension)
@@ -283,8 +285,9 @@ class VitDiscriminator(nn.Module):
         super().__init__()
         if side % patch_size or patch_size % 4 or dimension % heads:
             raise ValueError(
-                f"--patch_size {side} must be a multiple of --discriminator_patch_size {patch_size}, that of 4, and "
-                f"--discriminator_dimension {dimension} of --discriminator_heads {heads}"
+                f"--patch_size {side} must be a multiple of --train#discriminator#patch_size {patch_size}, that of 4, "
+                "and "
+                f"--train#discriminator#dimension {dimension} of --train#discriminator#heads {heads}"
             )
         self.trunk = VisionTransformer(
             side,

@@ -110,7 +110,7 @@ class VitCganTrainer(ImageClassifierTrainer):
             ("compared_images", compared_images, compared_images >= 4, "4 or more"),
         ):
             if not valid:
-                raise ValueError(f"--{name} is {value}; it must be {wanted}")
+                raise ValueError(f"--train#trainer#{name} is {value}; it must be {wanted}")
         super().__init__(**classifier)
         self.generator_architecture = generator_architecture
         self.make_generator_optimizer = generator_optimizer

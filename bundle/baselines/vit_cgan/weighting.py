@@ -91,7 +91,7 @@ class DynamicAverageWeighting(LossWeighting):
     def __init__(self, names: Sequence[str], interval: int = 100, temperature: float = 2.0) -> None:
         super().__init__(names)
         if interval < 1:
-            raise ValueError(f"--loss_weighting_interval is {interval}; it must be at least 1")
+            raise ValueError(f"--weighting#options#dynamic_average#interval is {interval}; it must be at least 1")
         self.interval = interval
         self.temperature = temperature
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))

@@ -125,7 +125,7 @@ class StudyPools:
         places |= {"output_dir": str(folder / "pretrain")}
         size = {"patch_size": self.data["patch_size"]}
         run_config("pretrain.json", **{**self.machine, **size, **self.chain["from_scratch"], **places})
-        seen = {"pretrained_dir": str(folder / "pretrain"), "pretraining_overlap": "allow"}
+        seen = {"pretrained_dir": str(folder / "pretrain"), "labelled#pretraining_overlap": "allow"}
         self.adapt(folder / "adapt", **seen, split_file=str(self.split_file))
         return folder / "adapt"
 

@@ -137,7 +137,7 @@ def test_augmentation_passes_the_gradient_on():
 
 @pytest.mark.parametrize(
     "settings, message",
-    [({"target": 1.5}, "--augmentation_target is 1.5"), ({"maximum": 2}, "--augmentation_maximum is 2")],
+    [({"target": 1.5}, "--train#augmentation#target is 1.5"), ({"maximum": 2}, "--train#augmentation#maximum is 2")],
 )
 def test_settings_out_of_range(settings, message):
     with pytest.raises(ValueError, match=message):

@@ -174,5 +174,5 @@ def test_bad_augmentations_are_refused():
         Augmentation("density,flip")
     with pytest.raises(ValueError, match="--density_scale is 1"):
         Augmentation("density", 1)
-    with pytest.raises(ValueError, match="--loss_weighting_interval is 0"):
+    with pytest.raises(ValueError, match="--weighting#options#dynamic_average#interval is 0"):
         DynamicAverageWeighting(NAMES, interval=0)

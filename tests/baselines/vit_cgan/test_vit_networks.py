@@ -184,12 +184,12 @@ def test_they_are_rebuilt_from_their_artefact(network, tmp_path):
 @pytest.mark.parametrize(
     "make, settings, message",
     [
-        (generator, {"depths": [1]}, "--generator_depths .1. .* one number each"),
-        (generator, {"patch_size": 3}, "--patch_size is 32; .* multiple of 6.*--generator_patch_size 3"),
-        (generator, {"dimensions": [16, 10]}, "--generator_dimensions .16, 10. must be multiples of 4"),
-        (generator, {"heads": [3, 2]}, "--generator_dimensions has 16, which --generator_heads 3"),
-        (discriminator, {"patch_size": 12}, "--discriminator_patch_size 12"),
-        (discriminator, {"heads": 3}, "--discriminator_heads 3"),
+        (generator, {"depths": [1]}, "--train#generator#depths .1. .* one number each"),
+        (generator, {"patch_size": 3}, "--patch_size is 32; .* multiple of 6.*--train#generator#patch_size 3"),
+        (generator, {"dimensions": [16, 10]}, "--train#generator#dimensions .16, 10. must be multiples of 4"),
+        (generator, {"heads": [3, 2]}, "--train#generator#dimensions has 16, which --train#generator#heads 3"),
+        (discriminator, {"patch_size": 12}, "--train#discriminator#patch_size 12"),
+        (discriminator, {"heads": 3}, "--train#discriminator#heads 3"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(make, settings, message):

@@ -8,6 +8,7 @@ import pytest
 from conftest import TINY, TINY_ADAPTATION, TINY_CLASSIFICATION, TINY_SELECTION, TINY_SYNTHESIS
 from helpers import ROOT, root_cause
 from monai.bundle import ConfigWorkflow
+from processes import fork_what_is_spawned
 
 from bundle.data.generated import CLASSES as GENERATED_CLASSES
 from bundle.data.generated import generate_patch
@@ -83,7 +84,8 @@ def test_one_command_makes_pool_selection_classifier_and_table(study, tmp_path):
         assert "accuracy_by_ratio" in path.name or path.stat().st_mtime_ns == time, path
 
 
-def test_several_runs_at_a_time_come_to_the_same(study, tmp_path):
+def test_several_runs_at_a_time_come_to_the_same(study, tmp_path, monkeypatch):
+    fork_what_is_spawned(monkeypatch)
     rows = "real,real_equal_steps,oversampled"
     one, several = tmp_path / "one", tmp_path / "several"
     study(rows=rows, output_dir=str(one)).run()
@@ -194,10 +196,12 @@ CHANGED = {
     "selection": {"distance": "cosine"},
     "synthesis": {"eta": 0.5},
     "adaptation": {"decoder_steps": 9},
-    "diffusion_adaptation": {"low_rank": 4},
+    "diffusion_adaptation": {"diffusion_rank": 4},
     "from_scratch": {"ema_decay": 0.9},
 }
-NOT_FLAGS = {"description", "imports", "bundle_root", "initialize", "folder", "study", "run", "training"}
+NOT_FLAGS = {
+    "description", "imports", "bundle_root", "initialize", "folder", "adaptation_defaults", "study", "run", "training",
+}  # fmt: skip
 
 
 def facts(study):
@@ -222,7 +226,7 @@ def test_what_is_handed_on_are_flags_of_the_configs_it_goes_to():
     made = built(dataset_dir="labelled")
     flags = {name: set(json.loads((ROOT / "configs" / f"{name}.json").read_text())) for name in CONFIGS}
     assert set(made.data) <= flags["classify"] and set(made.data) - {"test_dir"} <= flags["select"]
-    assert set(made.data) - {"patch_size"} | set(made.chain["diffusion"]) <= flags["adapt"]
+    assert set(made.data) - {"patch_size"} | set(made.chain["diffusion_adaptation"]) <= flags["adapt"]
     assert set(made.chain["adaptation"]) <= flags["adapt"]
     assert set(made.chain["synthesis"]) | {"device", "precision"} <= flags["inference"]
     assert set(made.chain["from_scratch"]) | {"device", "precision", "patch_size"} <= flags["pretrain"]

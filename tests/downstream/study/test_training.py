@@ -1,12 +1,11 @@
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from helpers import ROOT
+from processes import fork_what_is_spawned, start_python, wait_for
 from tqdm import tqdm
 
 from bundle.downstream.study.training import one_line, training_processes
@@ -25,9 +24,11 @@ def test_one_training_at_a_time_needs_no_other_process():
 
 
 def test_several_share_the_threads_and_show_no_bars(monkeypatch):
+    fork_what_is_spawned(monkeypatch)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 5)
     with training_processes(2) as trainers:
-        found = [trainers.submit(describe_process, 2.0) for _ in range(2)]
+        monkeypatch.undo()
+        found = [trainers.submit(describe_process, 1.0) for _ in range(2)]
         processes, threads, silent = zip(*(future.result() for future in found))
     assert len({os.getpid(), *processes}) == 3
     assert threads == (2, 2) and silent == (True, True)
@@ -56,22 +57,20 @@ if __name__ == "__main__":
 
 
 def leave_a_trace(path):
-    Path(path).write_text(str(os.getpid()))
+    Path(path + ".part").write_text(str(os.getpid()))
+    os.rename(path + ".part", path)
     time.sleep(60)
 
 
 def test_a_killed_study_leaves_no_training_behind(tmp_path):
-    """It would hold the lock of its run's folder against the same command."""
+    """It would hold the lock of its run's folder against the same command. The training is no fork."""
     trace, script = tmp_path / "trace", tmp_path / "study.py"
     script.write_text(ORPHAN.format(root=str(ROOT), tests=str(Path(__file__).parent), trace=str(trace)))
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
-    study = subprocess.Popen([sys.executable, str(script)], env=environment)
-    deadline = time.monotonic() + 60
-    while not (trace.is_file() and trace.read_text()) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    training = int(trace.read_text())
+    study = start_python(script, environment={"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])})
+    wait_for(trace, study)
     study.kill()
-    study.wait()
+    study.communicate()
+    training, deadline = int(trace.read_text()), time.monotonic() + 60
     while is_alive(training) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not is_alive(training)
