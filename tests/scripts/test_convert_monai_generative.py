@@ -334,7 +334,7 @@ def test_nothing_else_imports_monai_generative():
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             if any(name.split(".")[0] == "generative" for name in names):
                 importing.add(path.relative_to(ROOT).as_posix())
-    assert importing == {"scripts/convert_monai_generative.py", "tests/test_convert_monai_generative.py"}
+    assert importing == {"scripts/convert_monai_generative.py", "tests/scripts/test_convert_monai_generative.py"}
     for config in (ROOT / "configs").glob("*.json"):
         assert not re.search(r"\bgenerative\.\w|monai.generative", config.read_text(encoding="utf-8")), config
     assert "monai-generative" in (ROOT / "requirements.txt").read_text()
