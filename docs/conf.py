@@ -19,10 +19,6 @@ release = json.loads((ROOT / "configs" / "metadata.json").read_text(encoding="ut
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["zoo", "examples", "extension"]
 myst_heading_anchors = 4
-if not (DOCS / "explanation").is_dir():  # TODO: while these pages are still on their way
-    exclude_patterns += [f"{page}.md" for page in "architecture augmentation baselines evaluation".split()]
-    exclude_patterns += [f"{page}.md" for page in "integration paper results".split()]
-    suppress_warnings = ["myst.xref_missing"]
 
 highlight_language = "none"
 html_theme = "pydata_sphinx_theme"
@@ -55,14 +51,6 @@ def readable(app, what, name, obj, options, lines):
             lines[number] = "".join(parts)
 
 
-def drop_empty_globs(app, docname, source):
-    """A folder of pages that is not there is no fault of the index."""
-    for pattern in re.findall(r"^(\w+/\*)$", source[0], re.MULTILINE):
-        if not list(DOCS.glob(f"{pattern}.md")):
-            source[0] = source[0].replace(pattern, "")
-
-
 def setup(app):
-    app.connect("source-read", drop_empty_globs)
     write_pages(ROOT, DOCS / "reference" / "generated")
     app.connect("autodoc-process-docstring", readable, priority=100)  # before napoleon

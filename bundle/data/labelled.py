@@ -314,6 +314,10 @@ def labelled_patches(context: RunContext, **settings: Any) -> LabelledPatches:
     """The labelled patches of the running config; its top-level settings are taken by name, others are given.
 
     Cache and `split.csv` are the run's.
+
+    Args:
+        context: of the run.
+        **settings: arguments of LabelledPatches.
     """
     named = {"test_dir": None, **settings_by_name("bundle.data.labelled.labelled_patches"), **settings}
     return LabelledPatches(cache_dir=context.cache_dir, split_path=context.folder / "split.csv", **named)

@@ -217,6 +217,10 @@ class Comparison(Dataset):
 
 
 def wanted_parts(reference: str, floor: str, held_out: str) -> list[str]:
-    """The parts of a split whose images must be there for these roles, and for knowing a selection by its split."""
+    """The parts of a split whose images must be there for these roles, and for knowing a selection by its split.
+
+    Args:
+        reference, floor, held_out: parts of the split, or "halves"; see :class:`Comparison`.
+    """
     parts = ["unused" if part in JUDGE_PARTS else part for part in (reference, floor, held_out) if part != HALVES]
     return list(dict.fromkeys(["train", "validation", *parts]))

@@ -66,5 +66,9 @@ class RunContext:
 
 
 def run_context(**settings: Any) -> RunContext:
-    """The context of the running config; its top-level settings are taken by name, others are given."""
+    """The context of the running config; its top-level settings are taken by name, others are given.
+
+    Args:
+        **settings: arguments of RunContext.
+    """
     return RunContext(**{**settings_by_name("bundle.runs.context.run_context"), **settings})

@@ -158,6 +158,13 @@ def load_feature_extractor(
 ) -> FeatureClassifier | None:
     """A timm model with weights from this machine, as a module from images to pooled features; None without a name.
 
+    Args:
+        trunk: name of a timm model; None for the scorer's own features.
+        weights: file of its weights.
+        side: pixels a side of the images.
+        input_side: pixels a side that images are resized to for the trunk; None for their own.
+        arguments: further arguments of the model.
+
     Raises:
         FileNotFoundError, ValueError: a name without weights or weights without a name, or ones that don't fit.
     """

@@ -38,7 +38,8 @@ class LatentDiffusionTrainer(StageTrainer):
         min_snr_gamma: None, or gamma of min-SNR weighting.
         maximum_gradient_norm: None, or the norm gradients are clipped to.
         sample_seeds: seeds of the images in `samples.png`.
-        num_inference_steps, eta: DDIM steps of those images and their eta.
+        num_inference_steps: DDIM steps of the sample pictures.
+        eta: of DDIM in the sample pictures.
         **stage: arguments of StageTrainer.
     """
 

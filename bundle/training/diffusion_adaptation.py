@@ -127,7 +127,14 @@ class MixedLatents:
 def unlabelled_latents(
     context: RunContext, dataset_dir: Any, labelled: LabelledPatches, orientations: int
 ) -> LatentCache | None:
-    """Latents of unlabelled tiles, read as the labelled ones are; None without a folder."""
+    """Latents of unlabelled tiles, read as the labelled ones are; None without a folder.
+
+    Args:
+        context: of the run.
+        dataset_dir: folder or archive of unlabelled tiles to adapt the diffusion model with, or None.
+        labelled: whose size and stain they take.
+        orientations: how many of the eight flips and rotations of each tile are cached.
+    """
     if dataset_dir is None:
         return None
     patches = TrainingPatches(

@@ -94,7 +94,11 @@ class JudgeTrainer(ImageClassifierTrainer):
 
 
 def judge_trainers(**trainer: Any) -> list[JudgeTrainer]:
-    """A trainer for each view; arguments of JudgeTrainer but the view."""
+    """Trains the judge, one classifier for each view of the tiles.
+
+    Args:
+        **trainer: arguments of JudgeTrainer but the view.
+    """
     return [JudgeTrainer(view=view, **trainer) for view in VIEWS]
 
 

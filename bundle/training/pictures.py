@@ -49,7 +49,11 @@ class ReconstructionPictures:
 
 
 class SamplePictures:
-    """Saves the trainer's fixed-seed samples every `interval` steps."""
+    """Saves the trainer's fixed-seed samples.
+
+    Args:
+        interval: steps between two pictures.
+    """
 
     def __init__(self, interval: int) -> None:
         self.interval = interval

@@ -64,6 +64,19 @@ def described(target: Any, name: str, seen: frozenset = frozenset()) -> str | No
     return None
 
 
+def default_of(target: Any, name: str) -> Any:
+    """The default of an argument, also of one that is handed on by `**others`; None where there is none."""
+    parameters = inspect.signature(target).parameters
+    if name in parameters:
+        default = parameters[name].default
+        return None if default is inspect.Parameter.empty else default
+    for other, text in arguments_of(inspect.getdoc(target) or "").items():
+        for word in re.findall(r"\w+", text) if other.startswith("**") else ():
+            if (found := look_up(target, word)) and (default := default_of(found, name)) is not None:
+                return default
+    return None
+
+
 def followed(source: Any, name: str, text: str, seen: frozenset) -> str:
     """The text, or where it is no more than "see ...", what is said there."""
     if match := SEE.match(text):

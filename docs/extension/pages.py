@@ -40,6 +40,10 @@ def config_page(path: Path, config: dict) -> str:
     flags = settings.flags(config)
     rows = [(f"`--{flag.name}`", defaults.text(flag), settings.meaning(config, flag)) for flag in flags]
     lines += table(("flag", "default", "meaning"), rows)
+    if further := settings.unlisted(config):
+        lines += ["These work too. The file does not list them, as it leaves them at their defaults.", ""]
+        rows = [(f"`--{flag.name}`", settings.shown(flag.content), settings.meaning(config, flag)) for flag in further]
+        lines += table(("flag", "default", "meaning"), rows)
     lines += ["## What can be run", ""]
     rows = []
     for name, stages, files in settings.runs(config):

@@ -5,6 +5,7 @@ Nothing here knows a setting by name, so the tables follow the configs.
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from collections.abc import Iterator
@@ -13,10 +14,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from extension.docstrings import described, first_sentence, summary
+from extension.docstrings import default_of, described, first_sentence, look_up, summary
 from monai.bundle import ConfigParser
 from monai.bundle.config_item import ComponentLocator
 from monai.utils import optional_import
+
+from bundle.runs.workflow import READ_BY_FUNCTION
 
 # Ids that MONAI reads, or that belong to the config's own working.
 INNER = {"description", "bundle_root", "imports", "initialize", "run", "finalize", "demo", "next_command"}
@@ -24,6 +27,8 @@ INNER |= {"save_execute_config"}
 REFERENCE = re.compile(r"@(?:#|::)*(\w+(?:(?:#|::)\w+)*)")
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 NOT_CONFIGS = {"metadata.json"}
+PLUMBING = {"keys", "setting", "part"}  # how parts of a config find each other, and nothing to be set
+RUNNERS = (".run_stages", ".run_config")
 locator = ComponentLocator()
 
 
@@ -66,6 +71,8 @@ def is_built(config: dict[str, Any], name: str, seen: frozenset = frozenset()) -
     """Whether an id stands for an object or for a section, so that no command line could give it."""
     content = config.get(name)
     if isinstance(content, str):
+        if any("_target_" in json.dumps(at(config, place)) for place in mentions(content) if "#" in place):
+            return True  # made of an object in a section
         return any(is_built(config, other, seen | {name}) for other in made_of(config, content) - seen - {name})
     if not isinstance(content, (dict, list)):
         return False
@@ -77,6 +84,36 @@ def made_of(config: dict[str, Any], expression: str) -> set[str]:
     """Ids of whose objects an expression is made; of plain dictionaries and items of sections it only takes values."""
     whole = {name for name in mentions(expression) if "#" not in name}
     return {name for name in whole if isinstance(config.get(name), str) or "_target_" in json.dumps(config.get(name))}
+
+
+def at(config: dict[str, Any], place: str) -> Any:
+    """What stands at a place such as "train#optimizer"; None where nothing does."""
+    content: Any = config
+    for key in place.split("#"):
+        if isinstance(content, list) and key.isdigit() and int(key) < len(content):
+            content = content[int(key)]
+        else:
+            content = content.get(key) if isinstance(content, dict) else None
+    return content
+
+
+def read_by_name(config: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Settings that functions take by name wherever they are given: target, argument, place of the component."""
+    for name, content in config.items():
+        target = content.get("_target_") if isinstance(content, dict) else None
+        for argument in sorted(READ_BY_FUNCTION.get(target, ())):
+            if argument not in content:
+                yield target, argument, name
+
+
+def unlisted(config: dict[str, Any]) -> list[Setting]:
+    """Flags that a config does not list, as their default is that of the function which takes them by name."""
+    found: dict[str, Setting] = {}
+    for target, argument, place in read_by_name(config):
+        if argument not in config:
+            setting = found.setdefault(argument, Setting(argument, default_of(resolve(target), argument)))
+            setting.wired.append((target, argument, place))
+    return list(found.values())
 
 
 def flags(config: dict[str, Any]) -> list[Setting]:
@@ -116,8 +153,9 @@ def walk(content: Any, place: str = "", target: str = "", argument: str = "") ->
 
 
 def wirings(config: dict[str, Any], name: str) -> list[tuple[str, str, str]]:
-    """Where `@name` goes: to trainers first, then to other components, into their items, into expressions."""
+    """Where a setting goes: to who takes it by name, then to trainers, other components, their items, expressions."""
     exact, items, within = [], [], []
+    by_name = [wired for wired in read_by_name(config) if wired[1] == name]
     for place, target, argument, value in walk(config):
         if not isinstance(value, str) or place.split("#")[0] in ("initialize", name):
             continue
@@ -129,8 +167,9 @@ def wirings(config: dict[str, Any], name: str) -> list[tuple[str, str, str]]:
                 exact.append((target, argument, place))
         elif value.startswith("$") and name in mentions(value):
             within.append((target, argument, place))
+            within.sort(key=lambda wired: len(mentions(at(config, wired[2]))))  # what is made of it alone comes first
     exact.sort(key=lambda wired: not wired[0].endswith("Trainer"))
-    return exact + items + within
+    return by_name + exact + items + within
 
 
 @cache
@@ -150,7 +189,8 @@ def resolve(target: str) -> Any:
 def meaning(config: dict[str, Any], setting: Setting) -> str:
     """One sentence of the docstring of an argument that the setting goes to, else the place where it goes."""
     for target, argument, place in setting.wired:
-        component = holder(config, place)
+        component = at(config, place.rpartition("#")[0]) if "#" in place else config
+        component = component if isinstance(component, dict) else {}
         if place.endswith("#value") and isinstance(component.get("options"), dict):
             return "one of " + ", ".join(f"`{option}`" for option in component["options"])
         if target.endswith(".run_config") and (other := CONFIGS / str(component.get("name"))).is_file():
@@ -165,14 +205,6 @@ def meaning(config: dict[str, Any], setting: Setting) -> str:
     return f"goes to `{places[0]}`" if places else ""
 
 
-def holder(config: dict[str, Any], place: str) -> dict[str, Any]:
-    """The dictionary that an item of a config stands in."""
-    content: Any = config
-    for key in place.split("#")[:-1]:
-        content = content[int(key)] if isinstance(content, list) else content[key]
-    return content if isinstance(content, dict) else {}
-
-
 def deep_settings(config: dict[str, Any]) -> list[Setting]:
     """Values inside sections and components, which are set as `--section#item#name value`."""
     found, named = [], mentions(config)
@@ -181,12 +213,11 @@ def deep_settings(config: dict[str, Any]) -> list[Setting]:
         if name in left_out or not isinstance(content, (dict, list)):
             continue
         for place, target, argument, value in walk(content, name):
-            if place.split("#")[-1].startswith("_") or target.endswith(".run_stages") or not is_value(config, value):
+            last = place.split("#")[-1]
+            if last.startswith("_") or last in PLUMBING or target.endswith(RUNNERS) or not is_value(config, value):
                 continue
-            if place in named:
-                found.append(Setting(place, value, wirings(config, place)))
-            elif target:
-                found.append(Setting(place, value, [(target, argument, place)]))
+            if target or place in named:
+                found.append(Setting(place, value, [*wirings(config, place), (target, argument, place)]))
     return found
 
 
@@ -253,7 +284,11 @@ def runs(config: dict[str, Any]) -> list[tuple[str, list[str], list[str]]]:
         while isinstance(content, str) and content[1:] in config:
             content = config[content[1:]]
         named[name] = content
-    return [(name, list(dict.fromkeys(stages(config, content))), results(content)) for name, content in named.items()]
+    found = []
+    for name, content in named.items():
+        targets = list(dict.fromkeys(stages(config, content)))
+        found.append((name, targets, list(dict.fromkeys(file for target in targets for file in results(target)))))
+    return found
 
 
 def stages(config: dict[str, Any], content: Any) -> Iterator[str]:
@@ -263,23 +298,27 @@ def stages(config: dict[str, Any], content: Any) -> Iterator[str]:
             yield from stages(config, item)
     elif isinstance(content, dict) and "stages" in content:
         yield from stages(config, content["stages"])
+    elif isinstance(content, dict) and str(content.get("_target_")).endswith(".run_config"):
+        other = read(CONFIGS / content["name"])
+        yield from stages(other, other["run"])
     elif isinstance(content, dict) and "_target_" in content:
         work = content.get("work", "")
         inner = list(stages(config, work)) if isinstance(work, (dict, str)) else []
         yield from inner or [content["_target_"]]
+    elif isinstance(content, dict):  # a section with a part that can be run by itself
+        yield from stages(config, content.get("run"))
     elif isinstance(content, str):
         for name in REFERENCE.findall(content):
-            found: Any = config
-            for key in name.replace("::", "#").split("#"):
-                found = found.get(key) if isinstance(found, dict) else None
-            yield from stages(config, found) if isinstance(found, (dict, list)) else ()
+            found = at(config, name.replace("::", "#"))
+            yield from stages(config, found) if isinstance(found, (dict, list)) or is_reference(found) else ()
 
 
-def results(content: Any) -> list[str]:
-    found = []
-    for place, _, argument, value in walk(content):
-        if argument == "results" and isinstance(value, list):
-            found += value
-        elif "results" in place.split("#") and isinstance(value, str):
-            found.append(value)
-    return list(dict.fromkeys(found))
+def results(target: str) -> list[str]:
+    """Files that a stage says it leaves: its pictures, and its artefact `<stage>.pt`."""
+    thing = resolve(target)
+    if inspect.isfunction(thing):  # that makes several of a kind, and says of which
+        for word in re.findall(r"\w+", str(inspect.signature(thing).return_annotation)):
+            thing = look_up(thing, word) or thing
+    stage = getattr(thing, "stage", "") or (f"{thing.section}_*" if getattr(thing, "section", "") else "")
+    artefact = [f"{stage}.pt"] if stage and hasattr(thing, "artefact_path") else []
+    return [*getattr(thing, "pictures", ()), *artefact]

@@ -61,9 +61,7 @@ def test_settings_in_sections_are_found_by_their_place(pages):
             },
         },
         "network": {"_target_": "torch.nn.Linear", "in_features": 1},
-        "run": [
-            {"_target_": "bundle.training.stage.run_stages", "stages": ["@autoencoder#trainer"], "results": ["a.pt"]}
-        ],
+        "run": [{"_target_": "bundle.training.stage.run_stages", "stages": ["@autoencoder#trainer"]}],
         "training": "@run",
     }
     settings = pages.settings
@@ -74,4 +72,14 @@ def test_settings_in_sections_are_found_by_their_place(pages):
         "optimiser steps" in meanings["autoencoder#steps"] and "learning rate" in meanings["autoencoder#optimizer#lr"]
     )
     trainer = "bundle.training.autoencoder.AutoencoderTrainer"
-    assert settings.runs(config) == [("run", [trainer], ["a.pt"]), ("training", [trainer], ["a.pt"])]
+    files = ["autoencoder.pt"]
+    assert settings.runs(config) == [("run", [trainer], files), ("training", [trainer], files)]
+
+
+def test_settings_that_a_function_takes_by_name_are_flags_too(pages):
+    text = pages.config_page(ROOT / "configs" / "adapt.json", json.loads((ROOT / "configs" / "adapt.json").read_text()))
+    assert "| `--generated_per_class` | `60` | built-in patches a class" in text  # of LabelledPatches
+    assert "| `--maximum_rejected_share` | `0.01` | share of unreadable files" in text  # of PatchStore
+    assert "| `--num_workers` | `0` | processes that load ahead" in text  # of RunContext
+    assert "| `--normalise_stain` |" not in text  # the config gives it itself, so no flag would reach it
+    assert "| `run decoder` | Trains decoder" in text and "`decoder.pt`" in text

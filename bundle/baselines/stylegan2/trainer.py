@@ -60,8 +60,10 @@ class StyleGAN2Trainer(StageTrainer):
             :func:`bundle.baselines.stylegan2.regularisation.lazy_optimizer`.
         labelled: the labelled patches; the part "train" alone is used.
         augmentation: of what the discriminator sees.
-        r1_weight: gamma, 0 or more; r1_interval: steps between two updates by it.
-        path_weight: 0 or more; path_interval: likewise.
+        r1_weight: gamma, 0 or more.
+        r1_interval: steps between two updates by it.
+        path_weight: of the path length, 0 or more.
+        path_interval: steps between two updates by it.
         mixing_probability: share of images with styles of two latents.
         label_ramp: steps at which the class begins to count and at which it counts fully, linear between them: a
             training that begins without classes doesn't collapse to one picture a class (Shahbazi et al., arXiv

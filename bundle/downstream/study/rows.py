@@ -90,6 +90,10 @@ def all_rows(pools: Iterable[str] = ()) -> list[Row]:
 def choose_rows(names: Sequence[str] | str | None, pools: Iterable[str] = ()) -> list[Row]:
     """The rows asked for, in the order of the table, with the baselines that they need; None for all.
 
+    Args:
+        names: of rows, as a list or with commas; None for all.
+        pools: names of pools of a user's own.
+
     Raises:
         ValueError: an unknown row; the message lists all. A user's pool with a name of the study's own, or one that
             can't be a folder's.
