@@ -336,9 +336,10 @@ def write(
     print(
         f"written: {paths['autoencoder']}, {paths['diffusion']}, {folder / 'samples.png'}. Look at the samples: where "
         "they show no tissue, the schedule, --prediction_type or --latent_scale are not those of the training.\n"
-        "next: python -m monai.bundle run training --config_file configs/adapt.json --decoder#loss#reconstruction#adversarial_weight 0 "
-        f"--pretrained_dir {given.output_dir} --dataset_dir PATH_TO_LABELLED_PATCHES"
-        + " --pretraining_overlap allow" * (not given.trained_on_dataset)
+        "next: python -m monai.bundle run training --config_file configs/adapt.json "
+        f"--decoder#loss#reconstruction#adversarial_weight 0 --pretrained_dir {given.output_dir} "
+        "--dataset_dir PATH_TO_LABELLED_PATCHES"
+        + " --labelled#pretraining_overlap allow" * (not given.trained_on_dataset)
     )
 
 

@@ -43,6 +43,7 @@ def flags_of(config, also=()):
         "description",
         "bundle_root",
         "training",
+        "handlers",
     }
 
 

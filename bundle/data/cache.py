@@ -23,7 +23,10 @@ from bundle.runs.files import write_atomically
 logger = logging.getLogger(__name__)
 
 NOT_CACHED = -1
-REMEDY = ", give a --cache_dir on another disk, or lower --labelled#cache_gigabytes (of the pre-training --patches#cache_gigabytes),"
+REMEDY = (
+    ", give a --cache_dir on another disk, or lower --labelled#cache_gigabytes (of the pre-training "
+    "--patches#cache_gigabytes),"
+)
 
 
 class Record(NamedTuple):

@@ -35,6 +35,10 @@ def address(w):
     ]
 
 
+def at_once(w):
+    return trainer(w).context.inference_batch_size
+
+
 def synthesis(w, name):
     """What the run `synthesis` hands on, read without running it."""
     return w("synthesis_settings")[name]
@@ -82,7 +86,7 @@ FLAGS = [
     ("validation_interval", 7, lambda w: trainer(w).validation_interval == 7),
     ("picture_interval", 7, lambda w: trainer(w).picture_interval == 7),
     ("maximum_unused", 7, lambda w: trainer(w).maximum_unused == 7),
-    ("inference_batch_size", 7, lambda w: w("context").inference_batch_size == 7 == synthesis(w, "inference_batch_size")),
+    ("inference_batch_size", 7, lambda w: at_once(w) == 7 == synthesis(w, "inference_batch_size")),
     ("checkpoint_interval", 7, lambda w: trainer(w).checkpoint_interval == 7),
     ("mlflow_tracking_uri", "file:///x", lambda w: address(w) == ["file:///x"]),
     ("pool_dir", "elsewhere", lambda w: synthesis(w, "dataset_dir") == "elsewhere"),
