@@ -7,7 +7,8 @@
 Without --adapted_dir it takes the weights of this repository, with the diffusion model that was adapted as well. The
 same files and weights give the same bytes. The folder makes images of each class as it is:
 
-    python -m monai.bundle run --config_file dist/histodiffusion/configs/inference.json
+    python -m monai.bundle run --config_file dist/histodiffusion/configs/inference.json \\
+        --bundle_root dist/histodiffusion
 
 Commands that trained the weights go into the model card, so give folders of scripts/publish_weights.py, which leave out
 private paths.

@@ -28,7 +28,8 @@ def main() -> None:
         folder = unpack(given.zip, given.folder, given.sha256)
     except (OSError, ValueError) as error:
         sys.exit(str(error))
-    print(f"{folder}: python -m monai.bundle run --config_file {folder / 'configs' / 'inference.json'}")
+    config = folder / "configs" / "inference.json"
+    print(f"{folder}: python -m monai.bundle run --config_file {config} --bundle_root {folder}")
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ def flags_of(config, also=()):
         "description",
         "bundle_root",
         "training",
+        "handlers",
     }
 
 

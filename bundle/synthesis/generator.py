@@ -45,7 +45,7 @@ class PatchGenerator(AdaptedModels):
         inferer: GuidedLatentInferer | None = None,
     ) -> None:
         super().__init__(adapted_dir, device, decoder, compile)
-        check_counts(num_inference_steps=num_inference_steps)
+        check_counts(**{"network_def#num_inference_steps": num_inference_steps})
         self.num_inference_steps = num_inference_steps
         self.name = name
         self.inferer = inferer or GuidedLatentInferer()

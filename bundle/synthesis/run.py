@@ -99,7 +99,12 @@ class GuidancePictures:
 
 
 def pool_evaluator(
-    network: torch.nn.Module, inferer: Inferer, requests: SynthesisRequests, pool: Pool, context: RunContext
+    network: torch.nn.Module,
+    inferer: Inferer,
+    requests: SynthesisRequests,
+    pool: Pool,
+    context: RunContext,
+    val_handlers: Sequence[Any] | None = None,
 ) -> SupervisedEvaluator:
     """MONAI's evaluator of requests that writes into a pool what it lacks.
 
@@ -109,6 +114,7 @@ def pool_evaluator(
         requests: what is to be made.
         pool: where to.
         context: of the run; its batch size is that of the requests.
+        val_handlers: further Ignite handlers.
     """
     tracking = Tracking("synthesis", context.folder.path, context.mlflow_tracking_uri)
     return SupervisedEvaluator(
@@ -117,7 +123,7 @@ def pool_evaluator(
         network=network,
         inferer=inferer,
         prepare_batch=prepare_requests,
-        val_handlers=[PoolWriter(pool), ImageProgress(), tracking],
+        val_handlers=[PoolWriter(pool), ImageProgress(), *(val_handlers or ()), tracking],
         decollate=False,
     )
 

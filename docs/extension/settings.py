@@ -23,11 +23,11 @@ from bundle.runs.workflow import READ_BY_FUNCTION
 
 # Ids that MONAI reads, or that belong to the config's own working.
 INNER = {"description", "bundle_root", "imports", "initialize", "run", "finalize", "demo", "next_command"}
-INNER |= {"save_execute_config"}
+INNER |= {"save_execute_config", "handlers"}
 REFERENCE = re.compile(r"@(?:#|::)*(\w+(?:(?:#|::)\w+)*)")
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 NOT_CONFIGS = {"metadata.json"}
-PLUMBING = {"keys", "setting", "part"}  # how parts of a config find each other, and nothing to be set
+PLUMBING = {"keys", "setting", "part", "handlers"}  # how parts of a config find each other, and nothing to be set
 RUNNERS = (".run_stages", ".run_config")
 locator = ComponentLocator()
 

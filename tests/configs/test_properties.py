@@ -58,6 +58,26 @@ def test_every_stage_has_its_properties_from_anywhere(tmp_path):
     assert set(os.listdir(ROOT)) == before, "merely building wrote something"
 
 
+TRACKED = """
+import json, sys
+from monai.bundle import ConfigWorkflow
+
+root, stages = json.loads(sys.argv[1])
+for name, part in stages.items():
+    w = ConfigWorkflow(f"{root}/configs/{name}", bundle_root=root, tracking="mlflow", logging_file=False,
+                       workflow_type="train" if part == "trainer" else "infer")
+    w.initialize()
+    assert w.check_properties() == [] and getattr(w, part) is not None, name
+"""
+
+
+def test_monais_tracking_finds_a_place_for_its_handler_in_each(tmp_path):
+    """`--tracking mlflow` puts one into the list of handlers, and where there is none a list into the engine."""
+    engines = {name: "trainer" if "trainer" in types else "evaluator" for name, (_, types) in STAGES.items() if types}
+    run = run_python("-c", TRACKED, json.dumps([str(ROOT), engines]), cwd=tmp_path)
+    assert run.returncode == 0, run.stderr[-2000:]
+
+
 @pytest.mark.parametrize("name", STAGES)
 def test_the_documentation_names_the_type_of_each(name):
     text = (ROOT / "docs" / "explanation" / "integration.md").read_text(encoding="utf-8")

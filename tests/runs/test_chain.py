@@ -62,7 +62,7 @@ def test_what_a_file_says_is_never_evaluated(tmp_path, monkeypatch, value):
 
 def test_an_unknown_config_is_refused_with_those_there_are(tmp_path):
     for name in ("selected.json", "../configs/adapt.json", str(tmp_path / "adapt.json")):
-        with pytest.raises(ValueError, match="the bundle has adapt.json, classify.json"):
+        with pytest.raises(ValueError, match="the bundle has adapt.json, baseline_inference.json, classify.json"):
             run_config(name)
 
 

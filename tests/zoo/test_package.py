@@ -175,8 +175,9 @@ MAKE = ("--num_images", "2", "--num_inference_steps", "2", "--device", "cpu", "-
 
 
 def test_images_of_each_class_by_one_command_from_a_folder_outside(zoo, tmp_path):
-    config = zoo / "models" / "histodiffusion" / "configs" / "inference.json"
-    run("-m", "monai.bundle", "run", "--config_file", config, *MAKE, cwd=tmp_path, fresh=True)
+    bundle = zoo / "models" / "histodiffusion"
+    places = ("--config_file", bundle / "configs" / "inference.json", "--bundle_root", bundle)
+    run("-m", "monai.bundle", "run", *places, *MAKE, cwd=tmp_path, fresh=True)
     pool = tmp_path / "runs" / "synthesis" / "pool"
     assert sorted(path.name for path in pool.iterdir() if path.is_dir()) == CLASSES
     for name in CLASSES:
@@ -187,6 +188,7 @@ def test_images_of_each_class_by_one_command_from_a_folder_outside(zoo, tmp_path
 
 
 ZOO_STEPS = """
+import json
 import sys
 import torch
 from monai.bundle import ConfigWorkflow, ckpt_export, create_workflow, load, verify_metadata, verify_net_in_out
@@ -194,17 +196,20 @@ root, schema, made = "models/histodiffusion", sys.argv[1], sys.argv[2]
 names = {"meta_file": f"{root}/configs/metadata.json", "config_file": f"{root}/configs/inference.json"}
 verify_metadata(meta_file=names["meta_file"], filepath=schema, hash_val="06954cad2cc5d3784e72077ac76f0fc8")
 verify_net_in_out("network_def", **names, bundle_root=root, device="cpu", **{"network_def#num_inference_steps": 1})
-workflow = ConfigWorkflow(workflow_type="infer", config_file=names["config_file"], meta_file=names["meta_file"])
+workflow = ConfigWorkflow(workflow_type="infer", config_file=names["config_file"], meta_file=names["meta_file"],
+                          bundle_root=root)
 workflow.initialize()
 assert not workflow.check_properties(), workflow.check_properties()
 settings = {"num_images": 1, "num_inference_steps": 2, "device": "cpu", "output_dir": made, "precision": "fp32"}
-workflow = create_workflow(config_file=names["config_file"], workflow_type="inference", **settings)
+workflow = create_workflow(config_file=names["config_file"], workflow_type="inference", bundle_root=root, **settings)
 workflow.run()
 workflow.finalize()
 import bundle
 assert bundle.__file__.startswith(sys.argv[3])  # the package's, not the repository's
-network = load("histodiffusion", bundle_dir="models", workflow_type="inference", device="cpu")
-network.steps = 1
+with open(made + ".json", "w") as file:
+    json.dump({"bundle_root": root}, file)
+network = load("histodiffusion", bundle_dir="models", workflow_type="inference", device="cpu", args_file=made + ".json")
+network.num_inference_steps = 1
 noise = torch.randn(1, 3, 32, 32)
 with torch.no_grad():
     patch = network(noise)

@@ -87,7 +87,7 @@ def test_output_contract(trained):
     artefact = read_artefact(trained / "stylegan2.pt", "stylegan2")
     assert artefact["classes"] == CLASSES and artefact["patch_size"] == 32
     assert artefact["weights"]["mean_styles"].abs().sum() > 0
-    assert artefact["identity"]["label ramp"] == [1, 3]
+    assert artefact["identity"]["--label_ramp"] == [1, 3]
     for name in ("samples.png", "pictures/samples_000004.png"):
         picture = Image.open(trained / name)
         assert picture.height == 26 + 9 * 136 and read_marks(trained / name)["SyntheticData"] == "YES"
