@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from processes import run_python, run_until_killed
 
-from bundle.runs.workflow import is_setting
+from bundle.runs.workflow import READ_BY_FUNCTION, is_setting
 
 ROOT = Path(__file__).resolve().parents[1]
 KILLED_STAGE = """
@@ -42,6 +42,13 @@ def flags_of(config, also=()):
         "training",
         "handlers",
     }
+
+
+def flags_with_a_row(rows, config):
+    """Top-level flags of a table of rows (flag, value, ...), but for those that a function takes by their names."""
+    content = json.loads((ROOT / "configs" / config).read_text())
+    by_name = set().union(*READ_BY_FUNCTION.values()) - content.keys()
+    return {flag for flag, *_ in rows if "#" not in flag} - by_name
 
 
 def nested(section="train#trainer", **settings):

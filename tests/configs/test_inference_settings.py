@@ -3,9 +3,11 @@
 import os
 
 import pytest
-from helpers import ROOT, flags_of
+from helpers import ROOT, flags_of, flags_with_a_row
 from monai.bundle import ConfigWorkflow
 from processes import run_python
+
+from bundle.diffusion.sampling import Sampling
 
 CONFIG = str(ROOT / "configs" / "inference.json")
 
@@ -71,7 +73,7 @@ def test_each_flag_changes_what_it_says(workflow, tmp_path, flag, value, changed
 
 
 def test_every_setting_has_its_flag_test():
-    assert flags_of("inference.json") - {"inference"} == {flag for flag, *_ in FLAGS if "#" not in flag}
+    assert flags_of("inference.json") - {"inference"} == flags_with_a_row(FLAGS, "inference.json")
 
 
 def test_defaults_are_those_documented():
@@ -79,7 +81,7 @@ def test_defaults_are_those_documented():
     made.initialize()
     found = {name: value for name, value in vars(made.inferer).items() if name != "ratios"}
     assert found == {
-        "sampler": "sde_dpm_solver++", "num_inference_steps": 25, "spacing": "log_snr", "eta": 1.4,
+        "sampling": Sampling(25, 1.4, "sde_dpm_solver++", "log_snr"),
         "guidance_scale": 3.0,
         "guidance_interval": None, "guidance_maximum_norm": None, "guidance_temperature": None, "precision": "auto",
     }  # fmt: skip

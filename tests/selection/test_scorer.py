@@ -289,7 +289,7 @@ IMAGES = {"training images", "held-out images"}
         ({"dropout_passes": 4}, {"--dropout_passes"}),
         ({"folds": 3}, {"--folds", *IMAGES}),
         ({"train#architecture#dropout": 0.1}, {"--train#architecture#dropout"}),
-        ({"residual_network#block_inplanes": [8, 8, 8, 16]}, {"--scorer_arguments"}),
+        ({"residual_network#block_inplanes": [8, 8, 8, 16]}, {"--train#architecture#arguments"}),
         ({"scorer_view": "grey"}, {"--scorer_view"}),
         ({"density_scale": 0.1}, {"--density_scale"}),
         ({"scorer_steps": 41}, {"number of steps"}),

@@ -174,8 +174,8 @@ def test_a_record_that_asks_for_more_is_refused(tmp_path, called, record):
     [
         ("inference.json", {"adapted_dir": "$__import__('os').system('true')"}, "only plain values"),
         ("inference.json", {"eta": {"_target_": "os.system", "command": "true"}}, "only plain values"),
-        ("inference.json", {"network_def#_target_": "os.system"}, "only plain values"),
-        ("inference.json", {"network_def::_target_": "os.system"}, "only plain values"),
+        ("inference.json", {"network_def#_target_": "os.system"}, "is no flag"),
+        ("inference.json", {"network_def::_target_": "os.system"}, "is no flag"),
         ("../configs/inference.json", {}, "there is no config '../configs/inference.json'"),
     ],
 )

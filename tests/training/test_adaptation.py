@@ -325,7 +325,7 @@ def test_patches_are_prepared_as_the_pretraining_was(pretrained, workflow, tmp_p
 
 def test_the_seed_draws_the_labels(workflow, tmp_path):
     made = workflow("adapt.json", output_dir=str(tmp_path / "out"), pretrained_dir=str(tmp_path), seed=3)
-    assert made.parser.get_parsed_content("labelled").seed == 3
+    assert made.parser.get_parsed_content("labelled").drawing.seed == 3
 
 
 def test_last_step_is_validated_once(pretrained, adapted, workflow, tmp_path, monkeypatch):

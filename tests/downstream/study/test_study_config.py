@@ -14,6 +14,7 @@ from bundle.data.generated import CLASSES as GENERATED_CLASSES
 from bundle.data.generated import generate_patch
 from bundle.data.guards import require_no_synthetic
 from bundle.data.split import read_split
+from bundle.runs.workflow import READ_BY_FUNCTION
 from bundle.synthesis.pool import Pool
 
 ROWS = "colour_histogram,guided_selective_50"
@@ -224,7 +225,8 @@ def test_every_flag_reaches_the_study():
 
 def test_what_is_handed_on_are_flags_of_the_configs_it_goes_to():
     made = built(dataset_dir="labelled")
-    flags = {name: set(json.loads((ROOT / "configs" / f"{name}.json").read_text())) for name in CONFIGS}
+    by_name = set().union(*READ_BY_FUNCTION.values())  # and not listed in a config where the default holds
+    flags = {name: set(json.loads((ROOT / "configs" / f"{name}.json").read_text())) | by_name for name in CONFIGS}
     assert set(made.data) <= flags["classify"] and set(made.data) - {"test_dir"} <= flags["select"]
     assert set(made.data) - {"patch_size"} | set(made.chain["diffusion_adaptation"]) <= flags["adapt"]
     assert set(made.chain["adaptation"]) <= flags["adapt"]
