@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,16 @@ TINY_OF = {
     "adapt.json": TINY_ADAPTATION,
     "inference.json": TINY_SYNTHESIS,
 }
+
+
+# Files that take long though their tests are few.
+LONG = ("test_examples.py", "test_zoo.py", "test_study_config.py", "test_command_line.py", "test_package.py")
+
+
+def pytest_collection_modifyitems(items):
+    """Long files first, then those of many tests, so that no process has a long one left when the others are done."""
+    number = Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.path.name not in LONG, -number[item.path], item.path))
 
 
 @pytest.fixture(scope="session")

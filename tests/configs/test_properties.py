@@ -65,6 +65,7 @@ from monai.bundle import ConfigWorkflow
 root, stages = json.loads(sys.argv[1])
 for name, part in stages.items():
     w = ConfigWorkflow(f"{root}/configs/{name}", bundle_root=root, tracking="mlflow", logging_file=False,
+                       tracking_uri="sqlite:///mlflow.db",  # one for all: each new one takes seconds
                        workflow_type="train" if part == "trainer" else "infer")
     w.initialize()
     assert w.check_properties() == [] and getattr(w, part) is not None, name
