@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from processes import run_python, run_until_killed
 
-from bundle.runs.workflow import READ_BY_FUNCTION, is_setting
+from bundle.runs.workflow import components, is_setting, taken_by_name
 
 ROOT = Path(__file__).resolve().parents[1]
 KILLED_STAGE = """
@@ -47,8 +47,12 @@ def flags_of(config, also=()):
 def flags_with_a_row(rows, config):
     """Top-level flags of a table of rows (flag, value, ...), but for those that a function takes by their names."""
     content = json.loads((ROOT / "configs" / config).read_text())
-    by_name = set().union(*READ_BY_FUNCTION.values()) - content.keys()
-    return {flag for flag, *_ in rows if "#" not in flag} - by_name
+    return {flag for flag, *_ in rows if "#" not in flag} - (by_name(content) - content.keys())
+
+
+def by_name(content):
+    """Settings that functions of a config take by their names, and that it need not list."""
+    return set().union(*map(taken_by_name, components(content)))
 
 
 def nested(section="train#trainer", **settings):

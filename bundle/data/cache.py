@@ -23,7 +23,7 @@ from bundle.runs.files import write_atomically
 logger = logging.getLogger(__name__)
 
 NOT_CACHED = -1
-REMEDY = ", give a --cache_dir on another disk, or lower --patches#cache_gigabytes or --labelled#cache_gigabytes,"
+REMEDY = ", give a --cache_dir on another disk, or lower --cache_gigabytes,"
 
 
 class Record(NamedTuple):

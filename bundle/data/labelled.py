@@ -31,7 +31,7 @@ from bundle.data.split import (
 )
 from bundle.data.store import PatchStore, evaluated
 from bundle.runs.context import RunContext
-from bundle.runs.workflow import settings_by_name
+from bundle.runs.workflow import by_name
 
 logger = logging.getLogger(__name__)
 
@@ -310,17 +310,20 @@ class LabelledPatches:
         )
 
 
+@by_name(
+    "dataset_dir", "test_dir", "patch_size", "normalise_stain", "split_file", "label_fraction", "labels_per_class",
+    "judge_share", "validation_share", "class_names", "generated_per_class", "generated_slide",
+    "maximum_rejected_share", "cache_gigabytes",
+)  # fmt: skip
 def labelled_patches(context: RunContext, **settings: Any) -> LabelledPatches:
-    """The labelled patches of the running config; its top-level settings are taken by name, others are given.
-
-    Cache and `split.csv` are the run's.
+    """The labelled patches of the running config, with the cache and `split.csv` of its run.
 
     Args:
         context: of the run.
-        **settings: arguments of LabelledPatches.
+        **settings: arguments of LabelledPatches; those that are not given are top-level settings, by name.
     """
-    named = {"test_dir": None, **settings_by_name("bundle.data.labelled.labelled_patches"), **settings}
-    return LabelledPatches(cache_dir=context.cache_dir, split_path=context.folder / "split.csv", **named)
+    places = {"cache_dir": context.cache_dir, "split_path": context.folder / "split.csv"}
+    return LabelledPatches(**{"test_dir": None, **places, **settings})
 
 
 class _Source:

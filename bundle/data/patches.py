@@ -14,6 +14,8 @@ import numpy as np
 
 from bundle.data.generated import write_generated_patches
 from bundle.data.store import PatchStore, evaluated
+from bundle.runs.context import RunContext
+from bundle.runs.workflow import by_name
 
 logger = logging.getLogger(__name__)
 
@@ -184,6 +186,20 @@ class TrainingPatches:
         indices = np.flatnonzero(self.prepare().held_out)
         places = np.linspace(0, len(indices) - 1, min(len(indices), self.validation_maximum)).round().astype(int)
         return indices[places]
+
+
+@by_name(
+    "dataset_dir", "patch_size", "validation_slides", "validation_share", "generated_per_class", "generated_slides",
+    "normalise_stain", "maximum_rejected_share", "cache_gigabytes",
+)  # fmt: skip
+def training_patches(context: RunContext, **settings: Any) -> TrainingPatches:
+    """The unlabelled patches of the running config, with the cache and the seed of its run.
+
+    Args:
+        context: of the run.
+        **settings: arguments of TrainingPatches; those that are not given are top-level settings, by name.
+    """
+    return TrainingPatches(cache_dir=context.cache_dir, seed=context.seed, **settings)
 
 
 class PatchPart:

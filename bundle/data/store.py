@@ -21,7 +21,9 @@ from bundle.data.cache import NOT_CACHED, Record, SourceCache
 from bundle.data.sources import Item, Listing, UnreadableImage, list_source, parse_sources, read_rgb, split_member
 from bundle.data.stain import macenko_normalise
 from bundle.data.transforms import resize_patch
+from bundle.runs.context import RunContext
 from bundle.runs.files import write_atomically
+from bundle.runs.workflow import by_name
 
 logger = logging.getLogger(__name__)
 
@@ -194,8 +196,7 @@ class PatchStore:
             if not isinstance(value, kinds) or isinstance(value, bool) or not lowest <= value <= highest:
                 needed = ("an integer" if kinds is int else "a number") + f" from {lowest}"
                 needed += f" to {highest}" if highest < np.inf else " up"
-                of = "" if name in ("patch_size", "maximum_rejected_share") else "patches# or --labelled#"
-                raise ValueError(f"{name} is {value!r}; it must be {needed}. Set it with --{of}{name}")
+                raise ValueError(f"--{name} is {value!r}; it must be {needed}")
 
     def _check_prepared(self) -> None:
         if self.files is None:
@@ -290,6 +291,17 @@ class PatchStore:
         self._ignored = {source: listing.ignored for source, listing in listings.items()}
         self._caches = caches
         self.files = files
+
+
+@by_name("patch_size", "normalise_stain", "maximum_rejected_share", "cache_gigabytes")
+def patch_store(context: RunContext, **settings: object) -> PatchStore:
+    """A store of the running config, with the cache of its run.
+
+    Args:
+        context: of the run.
+        **settings: arguments of PatchStore; those that are not given are top-level settings, by name.
+    """
+    return PatchStore(cache_dir=context.cache_dir, **settings)
 
 
 def evaluated(arguments: dict[str, object]) -> dict[str, object]:

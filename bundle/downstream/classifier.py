@@ -66,10 +66,10 @@ class DownstreamTrainer(ImageClassifierTrainer):
         **classifier: Any,
     ) -> None:
         if not 0 <= label_smoothing < 1:
-            raise ValueError(f"--label_smoothing is {label_smoothing}; it must be 0 or more, and below 1")
+            raise ValueError(f"--train#trainer#label_smoothing is {label_smoothing}; it must be 0 or more, and below 1")
         for name, alpha in (("mixup_alpha", mixup_alpha), ("cutmix_alpha", cutmix_alpha)):
             if alpha < 0:
-                raise ValueError(f"--{name} is {alpha}; it must be 0 or more")
+                raise ValueError(f"--train#trainer#{name} is {alpha}; it must be 0 or more")
         super().__init__(**classifier)
         self.augmented = augmented
         self.make_schedule = schedule

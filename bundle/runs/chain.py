@@ -7,9 +7,9 @@ from typing import Any
 
 from monai.bundle import ConfigWorkflow
 
-ROOT = Path(__file__).resolve().parents[2]  # of a clone, which is the bundle
-# An installed package has the configs inside; its folder then is the bundle's root.
-ROOT = ROOT if (ROOT / "configs" / "metadata.json").is_file() else Path(__file__).resolve().parents[1]
+# Of a clone, which is the bundle. An installed package has the configs inside, and its folder then is the root.
+PACKAGE, CLONE = Path(__file__).resolve().parents[1:3]
+ROOT = CLONE if (CLONE / "configs" / "metadata.json").is_file() else PACKAGE
 CONFIGS = ROOT / "configs"
 
 

@@ -10,7 +10,7 @@ import torch
 
 from bundle.runs.folder import RunFolder
 from bundle.runs.precision import autocast_dtype
-from bundle.runs.workflow import check_counts, settings_by_name
+from bundle.runs.workflow import by_name, check_counts
 
 
 @dataclasses.dataclass
@@ -50,7 +50,7 @@ class RunContext:
 
     def __post_init__(self) -> None:
         self.device = torch.device(self.device)
-        self.dtype  # refuses an unknown precision
+        autocast_dtype(self.precision, self.device)  # refuses an unknown precision
         check_counts(checkpoint_interval=self.checkpoint_interval, inference_batch_size=self.inference_batch_size)
         self.cache_dir = Path(self.output_dir, "cache") if self.cache_dir is None else Path(self.cache_dir)
         self.folder = RunFolder(self.output_dir, self.shared)
@@ -65,10 +65,11 @@ class RunContext:
         return self if Path(output_dir) == Path(self.output_dir) else dataclasses.replace(self, output_dir=output_dir)
 
 
+@by_name(*(field.name for field in dataclasses.fields(RunContext) if field.init and field.name != "shared"))
 def run_context(**settings: Any) -> RunContext:
-    """The context of the running config; its top-level settings are taken by name, others are given.
+    """The context of the running config.
 
     Args:
-        **settings: arguments of RunContext.
+        **settings: arguments of RunContext; those that are not given are top-level settings, by name.
     """
-    return RunContext(**{**settings_by_name("bundle.runs.context.run_context"), **settings})
+    return RunContext(**settings)

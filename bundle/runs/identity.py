@@ -17,8 +17,8 @@ from bundle.runs.workflow import is_plain, is_setting
 # Where and how fast things are computed, what is only looked at, and what has a fingerprint of its own.
 LEFT_OUT = {
     "context", "device", "num_workers", "inference_batch_size", "cache_gigabytes", "max_epochs",
-    "val_interval", "picture_interval", "num_inference_steps", "eta", "train_handlers", "fold_handlers", "evaluator",
-    "_mode_", "maximum_unused", "folder", "labelled", "patches", "pretrained", "run", "sample_seeds",
+    "val_interval", "picture_interval", "num_inference_steps", "eta", "train_handlers", "evaluator", "_mode_",
+    "maximum_unused", "folder", "labelled", "patches", "pretrained", "run",
 }  # fmt: skip
 PATHS = re.compile(r"(_dir|_file|_path|_weights|^weights)$")  # what lies there is compared by its fingerprint
 REFERENCE = re.compile(r"@([\w:#]+)")
@@ -40,7 +40,7 @@ def stage_settings(parser: ConfigParser, stage: str) -> dict[str, Any]:
 def _values(parser: ConfigParser, place: str, seen: set[str]) -> Iterator[tuple[str, Any]]:
     """Places and values below one place, each once, references followed."""
     holder, name = place.split("::")[-2:] if "::" in place else ("", place)
-    left_out = name in LEFT_OUT or PATHS.search(name) or (name == "steps" and holder in ("trainer", "dataloader"))
+    left_out = name in LEFT_OUT or PATHS.search(name) or (name == "steps" and holder == "trainer")
     if left_out or place in seen or place not in parser:
         return
     seen.add(place)

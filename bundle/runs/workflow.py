@@ -8,12 +8,14 @@ leads to them, which is the only place MONAI keeps it.
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import logging
+import pydoc
 import re
 import sys
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import monai
 import torch
@@ -32,18 +34,7 @@ READ_BY_NAME = {
     "description", "imports", "bundle_root", "initialize", "run", "training", "inference", "finalize", "_meta_",
     "save_execute_config", "train", "validate", "network_def",
 }  # fmt: skip
-# Functions that take settings of the running config by their names, and those names.
-READ_BY_FUNCTION = {
-    "bundle.runs.context.run_context": {
-        "output_dir", "cache_dir", "device", "seed", "precision", "checkpoint_interval", "inference_batch_size",
-        "num_workers", "mlflow_tracking_uri",
-    },
-    "bundle.data.labelled.labelled_patches": {
-        "dataset_dir", "test_dir", "patch_size", "normalise_stain", "split_file", "label_fraction", "labels_per_class",
-        "judge_share", "validation_share", "class_names", "generated_per_class", "generated_slide",
-        "maximum_rejected_share", "cache_gigabytes",
-    },
-}  # fmt: skip
+Made = TypeVar("Made")
 # Numbers of something: what ends so is an integer of at least 1.
 COUNT = re.compile(
     r"(^|[_#])(steps|batch_size|(?<!guidance_)interval|patch_size|num_images|passes|candidates|seeds|threads|draws|runs"
@@ -124,8 +115,7 @@ def check_settings(parser: ConfigParser) -> None:
             raise ValueError(f"--{name} is the text {content!r}: write {content.capitalize()}")
     read = READ_BY_NAME | {name for name, content in config.items() if is_component(content)}
     for component in components(config):
-        # What is given to the function itself is not taken from the top level.
-        read |= READ_BY_FUNCTION.get(component["_target_"], set()) - component.keys()
+        read |= taken_by_name(component)
     for name, content in config.items():
         read |= references(content) - {name}
     # Who reads an item reads its section, and a section is a dictionary whose items are read one by one.
@@ -142,7 +132,11 @@ def check_settings(parser: ConfigParser) -> None:
         for name in unread:
             close = difflib.get_close_matches(name, [key for key in options if key not in unread], n=1)
             hints.append(f"--{name}" + (f" (did you mean --{close[0]}?)" if close else ""))
-        settings = sorted(name for name, content in config.items() if name in known and is_setting(content))
+        settings = sorted(
+            {name for name, content in config.items() if name in known and is_setting(content)}.union(
+                *map(taken_by_name, components(config))
+            )
+        )
         raise ValueError(
             f"nothing reads the setting {', '.join(hints).replace('::', '#')}. The settings of this config are: "
             f"{', '.join(settings)}"
@@ -199,12 +193,12 @@ def follow_tracking(parser: ConfigParser) -> None:
     """
     if "is_not_rank0" not in parser:  # which MONAI adds with its tracking
         return
-    if "mlflow_tracking_uri" not in parser:
+    if not any("mlflow_tracking_uri" in taken_by_name(component) for component in components(parser.get())):
         raise ValueError(
             "--tracking: this config has no stage of its own that could be tracked. Give --mlflow_tracking_uri to the "
             "configs that it runs"
         )
-    if parser["mlflow_tracking_uri"] is None:
+    if parser.get("mlflow_tracking_uri") is None:
         parser["mlflow_tracking_uri"] = "@tracking_uri"
 
 
@@ -276,12 +270,28 @@ def is_number(content: Any) -> bool:
     return isinstance(content, (int, float))
 
 
-def settings_by_name(function: str) -> dict[str, Any]:
-    """The evaluated top-level settings of the running config that a function of `READ_BY_FUNCTION` takes by name."""
-    parser = running_parser()
-    if parser is None:
-        return {}
-    return {name: parser.get_parsed_content(name) for name in READ_BY_FUNCTION[function] if name in parser.get()}
+def by_name(*names: str) -> Callable[[Callable[..., Made]], Callable[..., Made]]:
+    """A decorator: the function takes these top-level settings of the running config where they are not given to it.
+
+    So a config need not list a setting that many configs share, and its flag is there all the same.
+    """
+
+    def decorate(function: Callable[..., Made]) -> Callable[..., Made]:
+        @functools.wraps(function)
+        def made(*arguments: Any, **given: Any) -> Made:
+            parser = running_parser()
+            listed = () if parser is None else [name for name in names if name in parser and name not in given]
+            return function(*arguments, **{name: parser.get_parsed_content(name) for name in listed}, **given)
+
+        made.by_name = frozenset(names)
+        return made
+
+    return decorate
+
+
+def taken_by_name(component: dict[str, Any]) -> set[str]:
+    """The top-level settings that a component's function takes by their names: those that are not given to it."""
+    return set(getattr(pydoc.locate(str(component["_target_"])), "by_name", ())) - component.keys()
 
 
 def executed_config() -> dict[str, Any] | None:

@@ -222,5 +222,5 @@ class PoolSelection:
                 "this command again"
             )
         else:
-            remedy = "raise --maximum_rounds or --maximum_candidates, or ask for smaller --ratios"
+            remedy = "raise --maximum_rounds or --selection#work#maximum_candidates, or ask for smaller --ratios"
         logger.warning(f"too few images pass for {', '.join(short)}: {remedy}. Rejected images don't take their place")

@@ -52,13 +52,16 @@ class Rules:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, known in (("gates", GATES), ("centroids", CENTROIDS)):
-            if getattr(self, name) not in known:
-                raise ValueError(f"--{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}")
+        for flag, value, known in (
+            ("gates", self.gates, GATES),
+            ("selector#rules#centroids", self.centroids, CENTROIDS),
+        ):
+            if value not in known:
+                raise ValueError(f"--{flag} is {value!r}; it must be one of {', '.join(known)}")
         if not 0 < self.keep_fraction <= 1:
             raise ValueError(f"--keep_fraction is {self.keep_fraction}; it must be above 0 and at most 1")
         if not 0 <= self.copy_ratio < math.inf:
-            raise ValueError(f"--copy_ratio is {self.copy_ratio}; it must be 0 or more")
+            raise ValueError(f"--selector#rules#copy_ratio is {self.copy_ratio}; it must be 0 or more")
         if type(self.seed) is not int or self.seed < 0:
             raise ValueError(f"--seed is {self.seed!r}; it must be a whole number of 0 or more")
 
@@ -194,7 +197,9 @@ def decide(
     rows = _decide(candidates, real, entropy_limits, quotas, classes, rules)
     if rules.centroids == "with_synthetic":
         if centroids is None or candidates.features is None:
-            raise ValueError("--centroids with_synthetic needs the features of the candidates and the real centroids")
+            raise ValueError(
+                "--selector#rules#centroids with_synthetic needs the features of the candidates and the real centroids"
+            )
         kept = torch.tensor([row.kept for row in rows], dtype=torch.bool)
         moved = centroids.with_extra(candidates.features[kept], candidates.labels[kept])
         candidates = replace(candidates, distances=moved(candidates.features))

@@ -74,7 +74,7 @@ class LatentCache:
         if not 1 <= orientations <= 8:
             raise ValueError(f"--latent_orientations is {orientations}; it must lie between 1 and 8")
         if stain_copies < 0:
-            raise ValueError(f"--latent_stain_copies is {stain_copies}; it must be 0 or more")
+            raise ValueError(f"--latents#stain_copies is {stain_copies}; it must be 0 or more")
         self.patches = patches
         self.context = context
         self.autoencoder_file = context.folder / "autoencoder.pt"

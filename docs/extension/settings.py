@@ -19,7 +19,7 @@ from monai.bundle import ConfigParser
 from monai.bundle.config_item import ComponentLocator
 from monai.utils import optional_import
 
-from bundle.runs.workflow import READ_BY_FUNCTION
+from bundle.runs.workflow import taken_by_name
 
 # Ids that MONAI reads, or that belong to the config's own working.
 INNER = {"description", "bundle_root", "imports", "initialize", "run", "finalize", "demo", "next_command"}
@@ -100,10 +100,9 @@ def at(config: dict[str, Any], place: str) -> Any:
 def read_by_name(config: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     """Settings that functions take by name wherever they are given: target, argument, place of the component."""
     for name, content in config.items():
-        target = content.get("_target_") if isinstance(content, dict) else None
-        for argument in sorted(READ_BY_FUNCTION.get(target, ())):
-            if argument not in content:
-                yield target, argument, name
+        if isinstance(content, dict) and "_target_" in content:
+            for argument in sorted(taken_by_name(content)):
+                yield content["_target_"], argument, name
 
 
 def unlisted(config: dict[str, Any]) -> list[Setting]:

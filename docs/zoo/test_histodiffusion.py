@@ -42,7 +42,7 @@ PRETRAIN = {
 ADAPT = {
     "generated_per_class": 10,
     "labels_per_class": 4,
-    "latent_stain_copies": 0,
+    "latents#stain_copies": 0,
     "image_classifier_steps": 2,
     "image_classifier#trainer#batch_size": 4,
     "image_classifier#architecture#extra_channels": [32],
@@ -72,7 +72,7 @@ CLASSIFY = {
     **LABELLED,
     "trunk_arguments": {"patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2},
     "classifier_steps": 2,
-    "classifier_batch_size": 4,
+    "train#trainer#batch_size": 4,
 }
 EVALUATE = {**LABELLED, "draws": 5, "frechet_draws": 2}
 STUDY = {**LABELLED, "classifier_steps": 2, "seeds": 1, "rows": "colour_histogram", "variants": "plain"}

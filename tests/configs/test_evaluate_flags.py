@@ -56,7 +56,7 @@ FLAGS = [
     ("normalise_stain", True, lambda w: store(w, "normalise_stain") is True),
     ("class_names", ["ADI", "LYM"], lambda w: w("labelled").drawing.class_names == ["ADI", "LYM"]),
     ("maximum_rejected_share", 0.5, lambda w: store(w, "maximum_rejected_share") == 0.5),
-    ("labelled#cache_gigabytes", 1, lambda w: store(w, "cache_gigabytes") == 1),
+    ("cache_gigabytes", 1, lambda w: store(w, "cache_gigabytes") == 1),
     ("generated_per_class", 12, lambda w: w("labelled").generated_per_class == 12),
     ("generated_slide", 9, lambda w: w("labelled").generated_slide == 9),
     ("split_seed", 3, lambda w: w("labelled").drawing.seed == 3),
@@ -64,7 +64,7 @@ FLAGS = [
     ("mlflow_tracking_uri", "file:///x", lambda w: w("evaluation").context.mlflow_tracking_uri == "file:///x"),
 ]
 NEEDS_SELECTION = {"ratio", "selection"}
-OF_PRETRAINING = {"patch_size": 48, "cache_dir": "elsewhere", "normalise_stain": True, "pretraining#cache_gigabytes": 1}
+OF_PRETRAINING = {"patch_size": 48, "cache_dir": "elsewhere", "normalise_stain": True, "cache_gigabytes": 1}
 
 
 @pytest.fixture(scope="module")

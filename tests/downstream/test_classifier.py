@@ -11,7 +11,7 @@ import timm
 import torch
 from chosen import write_chosen, write_pool
 from conftest import TINY_CLASSIFICATION
-from helpers import assert_equal, changed_settings, few_images, kill_stage, root_cause
+from helpers import assert_equal, changed_settings, few_images, kill_stage, nested, root_cause
 from PIL import Image
 from sklearn.metrics import balanced_accuracy_score
 from timm.data.mixup import mixup_target
@@ -176,7 +176,9 @@ def contents(folder):
     }
 
 
-@pytest.mark.parametrize("settings", [{}, {"mixup_alpha": 0.8, "cutmix_alpha": 1.0, "erasing_probability": 0.5}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"train#trainer#mixup_alpha": 0.8, "train#trainer#cutmix_alpha": 1.0, "erasing_probability": 0.5}]
+)
 def test_half_kill_half_is_the_whole(trained, selection, tmp_path, settings):
     settings = {**settings, "selection_file": str(selection), "density_probability": 0.5, "synthetic_share": 0.5}
     trained(tmp_path / "whole", **settings)
@@ -194,8 +196,10 @@ def test_a_finished_run_is_not_run_again(workflow, classified, selection, tmp_pa
 
 
 def test_another_run_in_the_same_folder_is_refused(made, classified, selection, tmp_path):
-    settings = {"selection_file": str(selection), "label_smoothing": 0.2}
-    message = "can't be continued: its --label_smoothing is 0.1, this run's is 0.2. Give the former setting"
+    settings = {"selection_file": str(selection), "train#trainer#label_smoothing": 0.2}
+    message = (
+        "can't be continued: its --train#trainer#label_smoothing is 0.1, this run's is 0.2. Give the former setting"
+    )
     with pytest.raises(ValueError, match=message):
         made(copy(classified, tmp_path), **settings)("train#trainer").run()
 
@@ -211,12 +215,12 @@ NORMALISED = {"--normalise_stain", "--normalising#transforms#0#_disabled_", "syn
         ({"synthetic_share": 0.5}, {"--synthetic_share"}),
         ({"real_repeats": 2}, {"--real_repeats"}),
         ({"normalise_stain": True}, NORMALISED),
-        ({"label_smoothing": 0.2}, {"--label_smoothing"}),
-        ({"mixup_alpha": 0.2}, {"--mixup_alpha"}),
-        ({"cutmix_alpha": 0.2}, {"--cutmix_alpha"}),
-        ({"classifier_warm_up": 2}, {"--classifier_warm_up"}),
+        ({"train#trainer#label_smoothing": 0.2}, {"--train#trainer#label_smoothing"}),
+        ({"train#trainer#mixup_alpha": 0.2}, {"--train#trainer#mixup_alpha"}),
+        ({"train#trainer#cutmix_alpha": 0.2}, {"--train#trainer#cutmix_alpha"}),
+        ({"train#schedule#warmup_steps": 2}, {"--train#schedule#warmup_steps"}),
         ({"classifier_steps": 6}, {"--classifier_steps"}),
-        ({"geometry": "none"}, {"--geometry"}),
+        ({"train#preprocessing#transforms#1#_disabled_": True}, {"--train#preprocessing#transforms#1#_disabled_"}),
         ({"density_probability": 0.5}, {"--density_probability"}),
         ({"erasing_probability": 0.5}, {"--erasing_probability"}),
         ({"seed": 1}, {"seed"}),
@@ -234,7 +238,7 @@ def test_what_decides_how_the_classifier_is_trained(made, selection, tmp_path, c
 
 
 def test_learning_rate_rises_and_falls_by_the_cosine(made, tmp_path):
-    settings = {"classifier_steps": 10, "classifier_warm_up": 4, "classifier_learning_rate": 0.1}
+    settings = {"classifier_steps": 10, "train#schedule#warmup_steps": 4, "train#optimizer#lr": 0.1}
     trainer = made(tmp_path, **settings)("train#trainer")
     step, rates = trainer._iteration, []
 
@@ -253,7 +257,11 @@ def test_learning_rate_rises_and_falls_by_the_cosine(made, tmp_path):
 @pytest.mark.parametrize("mixup_alpha, cutmix_alpha", [(0.8, 0.0), (0.0, 1.0), (0.0, 0.0)])
 def test_loss_is_that_of_timm_for_the_same_mixture(made, tmp_path, mixup_alpha, cutmix_alpha):
     """With what the picture shows of one image and another, label smoothing included."""
-    settings = {"mixup_alpha": mixup_alpha, "cutmix_alpha": cutmix_alpha, "label_smoothing": 0.1}
+    settings = {
+        "train#trainer#mixup_alpha": mixup_alpha,
+        "train#trainer#cutmix_alpha": cutmix_alpha,
+        "train#trainer#label_smoothing": 0.1,
+    }
     trainer = made(tmp_path, **settings)("train#trainer")
     trainer.prepare()
     images = torch.stack([torch.full((3, 32, 32), float(value)) for value in (-1, -0.5, 0.25, 1)])
@@ -280,7 +288,7 @@ def test_loss_is_that_of_timm_for_the_same_mixture(made, tmp_path, mixup_alpha, 
 
 
 def test_mixtures_are_drawn_from_the_seed_of_the_step(made, tmp_path):
-    trainer = made(tmp_path, mixup_alpha=0.8, cutmix_alpha=1.0)("train#trainer")
+    trainer = made(tmp_path, **nested(mixup_alpha=0.8, cutmix_alpha=1.0))("train#trainer")
     trainer.prepare()
     images, labels = torch.randn(4, 3, 32, 32), torch.arange(4)
 
@@ -311,7 +319,7 @@ def trunk_file(path, **changes):
 
 def test_training_starts_from_given_weights_of_the_trunk(made, trained, tmp_path):
     published = trunk_file(tmp_path / "trunk.pt")
-    settings = {"trunk_weights": str(tmp_path / "trunk.pt"), "classifier_learning_rate": 1e-9}
+    settings = {"trunk_weights": str(tmp_path / "trunk.pt"), "train#optimizer#lr": 1e-9}
     trained(tmp_path / "run", **settings)
     network, _ = load_artefact(tmp_path / "run" / "classifier.pt", "classifier")
     for name, tensor in published.state_dict().items():
@@ -353,10 +361,12 @@ def test_weights_of_another_trunk_are_refused(made, tmp_path):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"label_smoothing": 1.0}, "--label_smoothing is 1.0; it must be 0 or more, and below 1"),
-        ({"mixup_alpha": -1}, "--mixup_alpha is -1; it must be 0 or more"),
-        ({"cutmix_alpha": -0.5}, "--cutmix_alpha is -0.5"),
-        ({"geometry": "shear"}, "--geometry is 'shear'; it must be one of orientations, none"),
+        (
+            {"train#trainer#label_smoothing": 1.0},
+            "--train#trainer#label_smoothing is 1.0; it must be 0 or more, and below 1",
+        ),
+        ({"train#trainer#mixup_alpha": -1}, "--train#trainer#mixup_alpha is -1; it must be 0 or more"),
+        ({"train#trainer#cutmix_alpha": -0.5}, "--train#trainer#cutmix_alpha is -0.5"),
         ({"density_probability": 2}, "prob is 2"),
         ({"erasing_probability": 2}, r"--erasing_probability is 2; it must be in \[0, 1\]"),
         ({"normalise_stain": "true"}, "--normalise_stain is the text 'true': write True"),

@@ -6,7 +6,7 @@ import logging
 import numpy as np
 import pytest
 from conftest import TINY_OF
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.handlers import MLFlowHandler
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -176,5 +176,5 @@ def test_mlflow_shows_every_stage_by_our_flag_and_by_monais(bundle_root, pretrai
 
 def test_tracking_of_a_config_without_a_stage_of_its_own_is_refused():
     with pytest.raises(ValueError, match="--tracking: .*Give --mlflow_tracking_uri to the configs that it runs"):
-        follow_tracking({"is_not_rank0": False, "tracking_uri": "sqlite:///x"})
-    follow_tracking({"tracking_uri": "sqlite:///x"})  # somebody's own id, no tracking
+        follow_tracking(ConfigParser({"is_not_rank0": False, "tracking_uri": "sqlite:///x"}))
+    follow_tracking(ConfigParser({"tracking_uri": "sqlite:///x"}))  # somebody's own id, no tracking

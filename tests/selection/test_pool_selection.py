@@ -218,7 +218,7 @@ def test_classes_that_are_short_get_more_images_until_the_quotas_are_met(selecte
     "limits, rounds",
     [
         ({"maximum_rounds": 0}, []),
-        ({"maximum_rounds": 2, "maximum_candidates": 18}, [dict.fromkeys(CLASSES, 18)]),
+        ({"maximum_rounds": 2, "selection#work#maximum_candidates": 18}, [dict.fromkeys(CLASSES, 18)]),
         ({"maximum_rounds": 1, "ratios": [150]}, [dict.fromkeys(CLASSES, 39)]),
     ],
 )
@@ -234,7 +234,10 @@ def test_what_is_short_stays_short_and_is_said(selected, making, tmp_path, capsy
             assert len(kept) == facts["quotas"][name][100] - facts["shortfall"][name][100] < 8
             assert all(row.rank and row.reason == "kept" and row.seed % 4 != 3 for row in kept)
         said = capsys.readouterr().out
-        assert "too few images pass for ADI, STR, TUM: raise --maximum_rounds or --maximum_candidates" in said
+        assert (
+            "too few images pass for ADI, STR, TUM: raise --maximum_rounds or --selection#work#maximum_candidates"
+            in said
+        )
         assert "Rejected images don't take their place" in said
 
 
@@ -294,7 +297,8 @@ def test_the_pool_of_a_synthesis_is_extended_by_its_own_config(workflow, adapted
     }
     before = {path: path.read_bytes() for path in pool.rglob("*.png")}
     given = {"pool_dir": str(pool), "split_file": str(adapted / "split.csv"), "cache_dir": str(tmp_path / "cache")}
-    made = workflow("select.json", **given, output_dir=str(tmp_path / "run"), maximum_rounds=1, maximum_candidates=4)
+    few = {"selection#work#maximum_candidates": 4}
+    made = workflow("select.json", **given, output_dir=str(tmp_path / "run"), maximum_rounds=1, **few)
     made.run()
     with open(pool / "manifest.csv", newline="") as file:
         seeds = [int(row["seed"]) for row in csv.DictReader(file) if row["class"] == "TUM"]

@@ -197,7 +197,7 @@ def test_centroids_with_synthetic_images_are_measured_again():
     assert reasons(twice) == {0: "kept", 1: "kept", 2: "beyond the quota", 3: "beyond the quota", 4: "other centroid"}
     for given in ({}, {"centroids": real}):
         bare = replace(rows, features=None) if given else rows
-        with pytest.raises(ValueError, match="--centroids with_synthetic needs the features"):
+        with pytest.raises(ValueError, match="--selector#rules#centroids with_synthetic needs the features"):
             decide(bare, REAL, LIMITS, asked, CLASSES, Rules(centroids="with_synthetic"), **given)
 
 
@@ -290,11 +290,11 @@ def test_unfit_candidates_are_refused(changes, message):
     ("rules", "message"),
     [
         ({"gates": "none"}, "--gates is 'none'; it must be one of both, distance"),
-        ({"centroids": "fake"}, "--centroids is 'fake'; it must be one of real, with_synthetic"),
+        ({"centroids": "fake"}, "--selector#rules#centroids is 'fake'; it must be one of real, with_synthetic"),
         ({"keep_fraction": 0}, "--keep_fraction is 0; it must be above 0"),
         ({"keep_fraction": 1.1}, "--keep_fraction is 1.1"),
-        ({"copy_ratio": -1}, "--copy_ratio is -1; it must be 0 or more"),
-        ({"copy_ratio": float("nan")}, "--copy_ratio is nan"),
+        ({"copy_ratio": -1}, "--selector#rules#copy_ratio is -1; it must be 0 or more"),
+        ({"copy_ratio": float("nan")}, "--selector#rules#copy_ratio is nan"),
         ({"seed": -1}, "--seed is -1"),
         ({"seed": 0.5}, "--seed is 0.5"),
     ],

@@ -286,7 +286,7 @@ IMAGES = {"training images", "held-out images"}
 @pytest.mark.parametrize(
     "change, named",
     [
-        ({"dropout_passes": 4}, {"--dropout_passes"}),
+        ({"train#trainer#passes": 4}, {"--train#trainer#passes"}),
         ({"folds": 3}, {"--folds", *IMAGES}),
         ({"train#architecture#dropout": 0.1}, {"--train#architecture#dropout"}),
         ({"residual_network#block_inplanes": [8, 8, 8, 16]}, {"--train#architecture#arguments"}),

@@ -251,5 +251,5 @@ def test_each_stain_setting_has_its_own_cache(pretrained, tmp_path):
 
 
 def test_negative_stain_copies_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="--latent_stain_copies is -1; it must be 0 or more"):
+    with pytest.raises(ValueError, match="--latents#stain_copies is -1; it must be 0 or more"):
         stained(tmp_path, stain_copies=-1)

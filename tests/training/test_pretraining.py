@@ -165,7 +165,7 @@ def test_training_learns(workflow, tmp_path):
 
     settings = {
         "autoencoder_steps": 120,
-        "autoencoder_cool_down": 0,
+        "train#trainer#cool_down": 0,
         "autoencoder_loss#adversarial_start": 1000,
         "diffusion_steps": 120,
     }

@@ -63,7 +63,7 @@ def test_what_decides_how_the_diffusion_model_is_trained(pretrained, workflow, c
     "change, named",
     [
         ({"autoencoder_steps": 8}, {"number of steps"}),
-        ({"autoencoder_steps": 8, "autoencoder_cool_down": 0}, {"number of steps", "--autoencoder_cool_down"}),
+        ({"autoencoder_steps": 8, "train#trainer#cool_down": 0}, {"number of steps", "--train#trainer#cool_down"}),
         ({"seed": 1}, {"seed", "--seed", "data"}),
         ({"autoencoder_channels": [16, 32]}, {"--autoencoder_channels"}),
         ({"autoencoder_learning_rate": 1e-4}, {"--autoencoder_learning_rate"}),

@@ -198,7 +198,7 @@ def test_nothing_works_is_an_error(study, configs):
         ({"chain": {**CHAIN, "synthesis": {"eta": 0}}}, "guided_selective_50/.*--synthesis {}.* {'eta': 0}"),
         ({"chain": {**CHAIN, "selection": {"gates": "distance"}}}, "--selection {}.*'distance'"),
         ({"chain": {**CHAIN, "from_scratch": {"ema_decay": 0.9}}}, None),  # no row here depends on it
-        ({"chain": {**CHAIN, "diffusion_adaptation": {"diffusion_rank": 4}}}, None),
+        ({"chain": {**CHAIN, "diffusion_adaptation": {"diffusion#trainer#rank": 4}}}, None),
         ({"vary_split": True}, "--vary_split False.*True"),
     ],
 )

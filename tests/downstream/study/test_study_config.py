@@ -6,7 +6,7 @@ import re
 
 import pytest
 from conftest import TINY, TINY_ADAPTATION, TINY_CLASSIFICATION, TINY_SELECTION, TINY_SYNTHESIS
-from helpers import ROOT, root_cause
+from helpers import ROOT, by_name, root_cause
 from monai.bundle import ConfigWorkflow
 from processes import fork_what_is_spawned
 
@@ -14,7 +14,6 @@ from bundle.data.generated import CLASSES as GENERATED_CLASSES
 from bundle.data.generated import generate_patch
 from bundle.data.guards import require_no_synthetic
 from bundle.data.split import read_split
-from bundle.runs.workflow import READ_BY_FUNCTION
 from bundle.synthesis.pool import Pool
 
 ROWS = "colour_histogram,guided_selective_50"
@@ -193,11 +192,11 @@ CHANGED = {
     "density_probability": 0.1,
     "density_scale": 0.1,
     "perceptual_network": "torchscript",
-    "classification": {"label_smoothing": 0.2},
+    "classification": {"train#trainer#label_smoothing": 0.2},
     "selection": {"distance": "cosine"},
     "synthesis": {"eta": 0.5},
     "adaptation": {"decoder_steps": 9},
-    "diffusion_adaptation": {"diffusion_rank": 4},
+    "diffusion_adaptation": {"diffusion#trainer#rank": 4},
     "from_scratch": {"ema_decay": 0.9},
 }
 NOT_FLAGS = {
@@ -225,8 +224,8 @@ def test_every_flag_reaches_the_study():
 
 def test_what_is_handed_on_are_flags_of_the_configs_it_goes_to():
     made = built(dataset_dir="labelled")
-    by_name = set().union(*READ_BY_FUNCTION.values())  # and not listed in a config where the default holds
-    flags = {name: set(json.loads((ROOT / "configs" / f"{name}.json").read_text())) | by_name for name in CONFIGS}
+    contents = {name: json.loads((ROOT / "configs" / f"{name}.json").read_text()) for name in CONFIGS}
+    flags = {name: content.keys() | by_name(content) for name, content in contents.items()}
     assert set(made.data) <= flags["classify"] and set(made.data) - {"test_dir"} <= flags["select"]
     assert set(made.data) - {"patch_size"} | set(made.chain["diffusion_adaptation"]) <= flags["adapt"]
     assert set(made.chain["adaptation"]) <= flags["adapt"]
