@@ -86,6 +86,8 @@ class ScorerTrainer(ClassifierTrainer):
         **classifier: further arguments of ClassifierTrainer.
     """
 
+    section = "scorer"
+
     def __init__(
         self,
         stage: str,
@@ -99,7 +101,6 @@ class ScorerTrainer(ClassifierTrainer):
         **classifier: Any,
     ) -> None:
         self.stage = stage
-        self.section = "scorer"
         self.view = require_view(view)
         self.training = training
         self.held_out = held_out

@@ -107,12 +107,21 @@ def test_nothing_that_is_left_out_is_in_it_and_all_is_plain(settings, stage):
     assert all(isinstance(value, plain) for value in found.values()), "a checkpoint is loaded as weights only"
 
 
-def test_the_whole_refusal(workflow, pretrained, adapted):
+@pytest.mark.parametrize(
+    "stage, flag, before, now",
+    [
+        ("image_classifier", "image_classifier#optimizer#lr", 0.0005, 0.001),
+        ("judge_colour", "judge#optimizer#weight_decay", 0.05, 0.1),
+        ("decoder", "decoder#loss#ce_weight", 0.1, 0.7),
+        ("latent_classifier", "half_unet#dropout", 0.1, 0.2),
+    ],
+)
+def test_the_whole_refusal(workflow, pretrained, adapted, stage, flag, before, now):
     """Setting by its flag, both values, the file and the way out."""
     given = {"output_dir": str(adapted), "pretrained_dir": str(pretrained)}
     with pytest.raises(Exception) as caught:
-        workflow("adapt.json", **given, **{"decoder#loss#ce_weight": 0.7}).run()
+        workflow("adapt.json", **given, **{flag: now}).run()
     assert str(root_cause(caught.value)) == (
-        f"{adapted / 'decoder_checkpoint.pt'} can't be continued: its --decoder#loss#ce_weight is 0.1, this run's is "
-        "0.7. Give the former setting, or another --output_dir"
+        f"{adapted / stage}_checkpoint.pt can't be continued: its --{flag} is {before}, this run's is {now}. Give the "
+        "former setting, or another --output_dir"
     )
