@@ -134,7 +134,7 @@ def main() -> None:
 
     models = AdaptedModels(given.adapted_dir, given.device).prepare()
     judge = Judge(given.adapted_dir, given.device, models.classes)
-    part = open_labelled(given, models.patch_size).part("unused").prepare()
+    part = open_labelled(given, models.patch_size).part("unused")
     real = scale_patch(read_images(part))
     # Drawn from the real tiles' classes, so that shares of classes hardly make a distance; more images keep the first.
     drawn = np.random.default_rng(0).integers(len(part), size=given.num_images)

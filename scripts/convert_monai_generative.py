@@ -189,7 +189,7 @@ def require_range(network: torch.nn.Module, patches: torch.Tensor, low: float, h
 @torch.no_grad()
 def measure_latents(network: torch.nn.Module, patches: TrainingPatches, maximum: int, batch: int = 16) -> dict:
     """`bundle.training.latents.latent_statistics` of at most so many training patches, evenly spaced."""
-    part = patches.part("training").prepare()
+    part = patches.part("training")
     places = np.linspace(0, len(part) - 1, min(len(part), maximum)).round().astype(int)
     device = next(network.parameters()).device
     found = []

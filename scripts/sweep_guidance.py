@@ -47,7 +47,7 @@ MARGIN = 0.05  # agreement in grey that a better Fréchet distance may cost
 
 def real_tiles(labelled: LabelledPatches, per_class: int) -> dict[str, torch.Tensor]:
     """Tiles outside the labelled subset, evenly spaced: class -> [n, 3, S, S] in [-1, 1]."""
-    part = labelled.part("unused").prepare()
+    part = labelled.part("unused")
     found = {}
     for number, name in enumerate(labelled.classes):
         places = [place for place, label in enumerate(part.labels) if label == number]

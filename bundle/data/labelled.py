@@ -31,22 +31,23 @@ from bundle.data.split import (
 )
 from bundle.data.store import PatchStore, evaluated
 from bundle.runs.context import RunContext
+from bundle.runs.opening import OpenedOnUse
 from bundle.runs.workflow import by_name
 
 logger = logging.getLogger(__name__)
 
 
-class LabelledPatches:
+class LabelledPatches(OpenedOnUse):
     """Labelled patches in four parts: train, validation, unused and test.
 
-    Nothing is read or written before :meth:`prepare`. No picture is in two parts, whatever its name and format; of
+    No picture is in two parts, whatever its name and format; of
     several files of the dataset with the same pixels, the first by name is used. Images marked as synthetic are refused
     (see :func:`bundle.data.guards.require_no_synthetic`, which does not look into archives).
 
     Args:
         dataset_dir: one folder or archive of labelled images (see `bundle.data.labels`), or None for built-in patches.
         test_dir: likewise, of test images; None for none, or with built-in patches for those of another slide.
-        patch_size: pixels a side, or a function that gives it when :meth:`prepare` is called.
+        patch_size: pixels a side, or a function that gives it when they are opened.
         cache_dir: where index, pixel cache and built-in patches are kept.
         split_path: where the split of this run is kept, its `split.csv`.
         generated_per_class: built-in patches a class; the test slide has a third of it.
@@ -56,7 +57,7 @@ class LabelledPatches:
         **settings: those of :class:`Drawing`; and further arguments of PatchStore, or functions that give them when
             :meth:`prepare` is called.
 
-    Attributes (after :meth:`prepare`):
+    Attributes:
         classes: names, in the order of the label numbers.
         rows: the split: train, validation, unused, test, by class and file within each; parts: likewise by part name.
         patch_size: pixels a side.
@@ -65,6 +66,8 @@ class LabelledPatches:
     Raises:
         ValueError: settings that contradict each other.
     """
+
+    opened = ("rows", "classes", "parts", "built_in", "store")
 
     def __init__(
         self,
@@ -93,25 +96,18 @@ class LabelledPatches:
         self.pretraining_hashes = pretraining_hashes
         self.pretraining_overlap = pretraining_overlap
         self.store_arguments = settings
-        self.store: PatchStore | None = None
-        self.classes: list[str] = []
-        self.rows: list[SplitRow] = []
-        self.built_in = False
-        self.parts: dict[str, list[SplitRow]] = {}
         self._places: dict[SplitRow, int] = {}
         self._overlap: int | None = None
         self._notes: list[str] = []
         self._seen: set[str] = set()  # pixel hashes of the pre-training
 
-    def prepare(self) -> LabelledPatches:
-        """Finds, checks, splits and caches the patches, once; writes `split.csv` and says what was found.
+    def open(self) -> None:
+        """Finds, checks, splits and caches the patches; writes `split.csv` and says what was found.
 
         Raises:
             FileNotFoundError, ValueError: unfit data or settings, an image that is where it may not be, or a
                 `split.csv` that was drawn with others.
         """
-        if self.store is not None:
-            return self
         if callable(self.patch_size):
             self.patch_size = self.patch_size()
         self._notes = []
@@ -141,25 +137,23 @@ class LabelledPatches:
         self.parts |= dict(zip(JUDGE_PARTS, self._judge_rows()))
         self.store = store
         logger.info(f"{store.summary()}\n{self.summary()}")
-        return self
 
     @property
     def fingerprint(self) -> str:
         """Identity of what an adaptation learns from: size, stain, class names, pixels and classes in their order."""
-        return fingerprint_rows(self.prepare(), self.parts["train"] + self.parts["validation"])
+        return fingerprint_rows(self, self.parts["train"] + self.parts["validation"])
 
     def part(self, name: str, maximum: int | None = None) -> LabelledPart:
-        """One part as a source of items, before or after :meth:`prepare`: "train", "validation", "unused", "test"; or
+        """One part as a source of items: "train", "validation", "unused", "test"; or
         "judge_training" or "judge_validation", into which "unused" is divided where it has each class twice or more."""
         return LabelledPart(self, name, maximum)
 
     def image(self, row: SplitRow) -> torch.Tensor:
         """uint8 RGB [3, S, S] of one of `rows`."""
-        return self.prepare().store.image(self._places[row])
+        return self.store.image(self._places[row])
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Number of images by part and class."""
-        self.prepare()
         found = Counter((row.part, row.label) for row in self.rows)
         return {part: {name: found[part, name] for name in self.classes} for part in PARTS}
 
@@ -188,7 +182,7 @@ class LabelledPatches:
     @property
     def judged(self) -> bool:
         """Whether images are left for a judge: two or more of each class outside the labelled subset."""
-        return len(self.part("judge_training").prepare()) > 0
+        return len(self.part("judge_training")) > 0
 
     def _sources(self) -> list[str]:
         """Path of the dataset and, where there is one, of the test set; writes the built-in patches."""

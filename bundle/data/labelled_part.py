@@ -34,14 +34,10 @@ class LabelledPart:
         self.part = part
         self.maximum = maximum
 
-    def prepare(self) -> LabelledPart:
-        self.patches.prepare()
-        return self
-
     @functools.cached_property
     def rows(self) -> list[SplitRow]:
         """The images, by class and file."""
-        rows = self.patches.prepare().parts[self.part]
+        rows = self.patches.parts[self.part]
         if self.maximum is None or len(rows) <= self.maximum:
             return rows
         return [rows[place] for place in np.linspace(0, len(rows) - 1, self.maximum).round().astype(int)]
@@ -53,7 +49,7 @@ class LabelledPart:
 
     @functools.cached_property
     def labels(self) -> np.ndarray:
-        number = {name: number for number, name in enumerate(self.patches.prepare().classes)}
+        number = {name: number for number, name in enumerate(self.patches.classes)}
         return np.array([number[row.label] for row in self.rows], np.int64)
 
     @property

@@ -15,11 +15,8 @@ from bundle.runs.randomness import mix_seed
 class Source(Protocol):
     """Items by number, read when they are asked for: patches, latents, or real and selected images.
 
-    `prepare` finds, checks and caches; it is called by whoever needs more than the source's settings, and does its work
-    once.
+    What must be found, checked or cached first is when it is first used.
     """
-
-    def prepare(self) -> Source: ...
 
     def __len__(self) -> int: ...
 
@@ -46,7 +43,7 @@ class ItemDataset(Dataset):
         self.transform = transform
 
     def __len__(self) -> int:
-        return len(self.source.prepare())
+        return len(self.source)
 
     def __getitem__(self, key: tuple[int, int] | int) -> dict[str, Any]:
         index, draw = key if isinstance(key, tuple) else (key, 0)
@@ -59,7 +56,6 @@ class ItemDataset(Dataset):
 
 def read_images(source: Source) -> torch.Tensor:
     """All images of a part of the patches at once, uint8 [N, 3, S, S]."""
-    source = source.prepare()
     return torch.stack([torch.as_tensor(source.read(index)["image"]) for index in range(len(source))])
 
 

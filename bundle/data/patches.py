@@ -15,18 +15,19 @@ import numpy as np
 from bundle.data.generated import write_generated_patches
 from bundle.data.store import PatchStore, evaluated
 from bundle.runs.context import RunContext
+from bundle.runs.opening import OpenedOnUse
 from bundle.runs.workflow import by_name
 
 logger = logging.getLogger(__name__)
 
 
-class TrainingPatches:
-    """Unlabelled patches with whole slides held out. Nothing is read or written before :meth:`prepare`.
+class TrainingPatches(OpenedOnUse):
+    """Unlabelled patches with whole slides held out.
 
     Args:
         dataset_dir: one or several folders or archives (see `bundle.data.sources`), or None for built-in patches.
         cache_dir: where index, pixel cache and built-in patches are kept.
-        patch_size: pixels a side, or a function that gives it when :meth:`prepare` is called.
+        patch_size: pixels a side, or a function that gives it when they are opened.
         validation_slides: slides (first-level folders) to hold out; None chooses by `validation_share`.
         validation_share: with three slides or more, slides are drawn until they hold this share of the patches; with
             fewer, single patches are drawn.
@@ -35,7 +36,12 @@ class TrainingPatches:
         generated_slides: number of built-in slides.
         seed: seed of the held-out choice and of the built-in patches.
         **store: further arguments of PatchStore.
+
+    Attributes:
+        store: all patches; held_out, trained_on: boolean [N], which of them.
     """
+
+    opened = ("held_out", "trained_on", "store")
 
     def __init__(
         self,
@@ -62,9 +68,6 @@ class TrainingPatches:
         self.generated_slides = generated_slides
         self.seed = seed
         self.store_arguments = store
-        self.store: PatchStore | None = None
-        self.held_out: np.ndarray = np.zeros(0, bool)
-        self.trained_on: np.ndarray = np.zeros(0, bool)
 
     @property
     def built_in(self) -> bool:
@@ -74,7 +77,7 @@ class TrainingPatches:
     @functools.cached_property
     def fingerprint(self) -> str:
         """Identity of the data as training sees it: pixels in their order, size, what is held out, source weights."""
-        store = self.prepare().store
+        store = self.store
         weights = store.weights.tolist() if store.weighted else None
         digest = hashlib.sha256(f"{store.fingerprint} {weights}".encode())
         digest.update("".join(store.sha256).encode())
@@ -87,10 +90,8 @@ class TrainingPatches:
         groups = np.array(self.store.groups)
         return set(groups[self.held_out]) - set(groups[~self.held_out])
 
-    def prepare(self) -> TrainingPatches:
-        """Finds, checks and caches the patches, once, and says what was found."""
-        if self.store is not None:
-            return self
+    def open(self) -> None:
+        """Finds, checks and caches the patches, and says what was found."""
         if callable(self.patch_size):
             self.patch_size = self.patch_size()
         directory = self.dataset_dir
@@ -121,7 +122,6 @@ class TrainingPatches:
                 raise ValueError(f"all patches of {names} are held out, so its weight can't be kept: give others")
         self.store = store
         logger.info(f"{store.summary()}\n{self.summary()}")
-        return self
 
     def choose_held_out(self, store: PatchStore) -> np.ndarray:
         """Boolean [N], True for patches kept for validation."""
@@ -179,11 +179,11 @@ class TrainingPatches:
 
     def training(self) -> np.ndarray:
         """Store indices of the training patches."""
-        return np.flatnonzero(self.prepare().trained_on)
+        return np.flatnonzero(self.trained_on)
 
     def validation(self) -> np.ndarray:
         """Store indices of the held-out patches that are measured: at most `validation_maximum`, evenly spaced."""
-        indices = np.flatnonzero(self.prepare().held_out)
+        indices = np.flatnonzero(self.held_out)
         places = np.linspace(0, len(indices) - 1, min(len(indices), self.validation_maximum)).round().astype(int)
         return indices[places]
 
@@ -202,35 +202,33 @@ def training_patches(context: RunContext, **settings: Any) -> TrainingPatches:
     return TrainingPatches(cache_dir=context.cache_dir, seed=context.seed, **settings)
 
 
-class PatchPart:
+class PatchPart(OpenedOnUse):
     """One part of the patches, "training" or "validation", as a source for ItemDataset."""
+
+    opened = ("_indices",)
 
     def __init__(self, patches: TrainingPatches, part: str) -> None:
         self.patches = patches
         self.part = part
-        self._indices: np.ndarray | None = None
 
     @property
     def fingerprint(self) -> str:
         """Identity of the patches and of what is held out."""
         return self.patches.fingerprint
 
-    def prepare(self) -> PatchPart:
-        if self._indices is None:
-            self._indices = getattr(self.patches, self.part)()
-        return self
+    def open(self) -> None:
+        self._indices = getattr(self.patches, self.part)()
 
     def __len__(self) -> int:
         return len(self._indices)
 
     def read(self, index: int) -> dict[str, Any]:
         """{"image": uint8 RGB [3, S, S]} of one patch."""
-        self.prepare()
         return {"image": self.patches.store.image(int(self._indices[index]))}
 
     def weighted_items(self) -> tuple[list[np.ndarray], np.ndarray] | None:
         """Items by source with the sources' weights, or None where every patch counts the same."""
-        store = self.prepare().patches.store
+        store = self.patches.store
         if not store.weighted:
             return None
         source = store.source_of[self._indices]

@@ -15,6 +15,7 @@ import torch
 from bundle.data.labelled import LabelledPatches
 from bundle.data.split import fingerprint_split, is_number
 from bundle.data.transforms import MacenkoNormalized
+from bundle.runs.opening import OpenedOnUse
 from bundle.selection.table import SelectionRow, read_selection
 from bundle.synthesis.stored_pool import StoredPool
 
@@ -23,7 +24,7 @@ logger = logging.getLogger(__name__)
 SELECTIONS = ("selective", "random")
 
 
-class AugmentedPatches:
+class AugmentedPatches(OpenedOnUse):
     """The training part of labelled patches, then the synthetic images that a selection chose.
 
     Nothing is read before :meth:`prepare`. Synthetic images, and real ones whose stain is normalised, are kept in
@@ -42,7 +43,7 @@ class AugmentedPatches:
             here. (At the full size of the real ones the result is paler, by 0.05 to 0.1 in optical density on 256-pixel
             tiles reduced to 64, which would tell real from synthetic.)
 
-    Attributes (after :meth:`prepare`):
+    Attributes:
         labels: int array [N], places in the classes; files: names within the dataset, then within the pool.
         real: number of items of real images, the first ones.
         shortfall: {class: number of images that the selection lacks of its quota}, of the classes that lack some.
@@ -50,6 +51,8 @@ class AugmentedPatches:
     Raises:
         ValueError: settings out of range, or that mean nothing together.
     """
+
+    opened = ("part", "real", "labels", "files", "real_images", "synthetic_images", "shortfall")
 
     def __init__(
         self,
@@ -89,26 +92,20 @@ class AugmentedPatches:
         self.synthetic_share = synthetic_share
         self.real_repeats = real_repeats
         self.normalise_stain = normalise_stain
-        self.real = 0
-        self.labels: np.ndarray | None = None
-        self.files: list[str] = []
-        self.real_images: list[torch.Tensor] = []  # where they are normalised
-        self.synthetic_images: list[torch.Tensor] = []
-        self.shortfall: dict[str, int] = {}
 
-    def prepare(self) -> AugmentedPatches:
-        """Checks the selection against the labelled patches and its files against the pool, and reads them; once.
+    def open(self) -> None:
+        """Checks the selection against the labelled patches and its files against the pool, and reads them.
 
         Raises:
             FileNotFoundError: the selection, its pool or one of the images is missing.
             ValueError: a selection of another split or without one of the classes, a pool without images of one of
                 them, an image of another pool or size or without its marks.
         """
-        if self.labels is not None:
-            return self
-        self.part = self.labelled.part("train").prepare()
+        self.part = self.labelled.part("train")
+        self.shortfall = {}
         chosen = [] if self.selection_file is None else self._chosen()
         self.synthetic_images = [self._normalised(self._read(row)) for row in chosen]
+        self.real_images = []  # where they are normalised
         if self.normalise_stain:
             self.real_images = [self._normalised(self.part.read(index)["image"]) for index in range(len(self.part))]
         number = {name: number for number, name in enumerate(self.labelled.classes)}
@@ -122,12 +119,10 @@ class AugmentedPatches:
             logger.warning(
                 f"{self.selection_file} lacks {missing} images of class {name} to its quota at {self.ratio} %"
             )
-        return self
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256 over the pixels and classes of the synthetic images, in their order."""
-        self.prepare()
         digest = hashlib.sha256(repr([self.labelled.classes[label] for label in self.labels[self.real :]]).encode())
         for image in self.synthetic_images:
             digest.update(image.numpy())
@@ -135,7 +130,6 @@ class AugmentedPatches:
 
     def describe(self) -> dict[str, Any]:
         """What is trained on, for `metrics.json`."""
-        self.prepare()
         classes = self.labelled.classes
         real, synthetic = Counter(self.part.labels.tolist()), Counter(self.labels[self.real :].tolist())
         facts = {
@@ -159,11 +153,10 @@ class AugmentedPatches:
         return facts
 
     def __len__(self) -> int:
-        return len(self.prepare().labels)
+        return len(self.labels)
 
     def read(self, index: int) -> dict[str, Any]:
         """{"image": uint8 RGB [3, S, S], "label": place in the classes} of one image."""
-        self.prepare()
         if index >= self.real:
             image = self.synthetic_images[index - self.real]
         elif self.normalise_stain:
@@ -205,7 +198,7 @@ class AugmentedPatches:
             )
         if self.pool_dir is None:
             self.pool_dir = Path(facts["pool"])
-        self.pool = StoredPool(self.pool_dir, self.labelled.patch_size).prepare()
+        self.pool = StoredPool(self.pool_dir, self.labelled.patch_size)
         if self.pool.hash != facts["pool_hash"]:
             raise ValueError(
                 f"{self.pool_dir} is another pool than the selection was made from: its hash is {self.pool.hash}, "

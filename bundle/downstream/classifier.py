@@ -159,7 +159,7 @@ def measure_held_out(
     """
     classes, measured, rows = labelled.classes, {}, []
     for name in HELD_OUT:
-        part = labelled.part(name, maximum_unused if name == "unused" else None).prepare()
+        part = labelled.part(name, maximum_unused if name == "unused" else None)
         if not len(part):
             logger.warning(f"no image in part {name}: nothing is measured on it")
             continue

@@ -25,6 +25,7 @@ from bundle.evaluation.sets import (
     store_set,
     without,
 )
+from bundle.runs.opening import OpenedOnUse
 from bundle.synthesis.stored_pool import StoredPool
 
 logger = logging.getLogger(__name__)
@@ -32,8 +33,8 @@ logger = logging.getLogger(__name__)
 HALVES = "halves"
 
 
-class Comparison(Dataset):
-    """The sets of an evaluation. Nothing is read before :meth:`prepare`.
+class Comparison(OpenedOnUse, Dataset):
+    """The sets of an evaluation.
 
     As a dataset it is the synthetic images that are judged: {"image": uint8 RGB [3, S, S], "label": class number}.
 
@@ -48,7 +49,7 @@ class Comparison(Dataset):
         maximum_training: at most so many patches of the pre-training are searched for copies, evenly spaced.
         seed: of what is drawn.
 
-    Attributes (after :meth:`prepare`):
+    Attributes:
         synthetic, reference, floor, training, held_out: the whole sets.
         equal: what is compared of the first three.
         marks: what the synthetic images say of what made them.
@@ -57,6 +58,8 @@ class Comparison(Dataset):
     Raises:
         ValueError: an unknown part.
     """
+
+    opened = ("notes", "synthetic", "marks", "reference", "floor", "equal", "training", "held_out")
 
     def __init__(
         self,
@@ -87,16 +90,13 @@ class Comparison(Dataset):
         self.parts = {"reference": reference, "floor": floor, "held out": held_out}
         self.maximum_training = maximum_training
         self.seed = seed
-        self.equal: EqualSets | None = None
 
-    def prepare(self) -> Comparison:
-        """Finds the sets and cuts them, once.
+    def open(self) -> None:
+        """Finds the sets and cuts them.
 
         Raises:
             FileNotFoundError, ValueError: a source is missing, sets that share pictures, a class without images.
         """
-        if self.equal is not None:
-            return self
         self.notes: list[str] = []
         self.labelled.prepare()
         self.synthetic, pool = self._synthetic()
@@ -125,13 +125,12 @@ class Comparison(Dataset):
         self._find_copied_from()
         self.notes += self.equal.notes + self._said_of_the_judge()
         self.notes += self._same_pictures()
-        return self
 
     def __len__(self) -> int:
-        return len(self.prepare().synthetic)
+        return len(self.synthetic)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        synthetic = self.prepare().synthetic
+        synthetic = self.synthetic
         return {"image": synthetic.read(index), "label": int(synthetic.labels[index])}
 
     def _synthetic(self) -> tuple[ImageSet, StoredPool]:
@@ -203,7 +202,6 @@ class Comparison(Dataset):
 
     def describe(self) -> dict[str, Any]:
         """The sets as plain data, for `evaluation.json`."""
-        self.prepare()
         sets = {
             "synthetic": self.synthetic,
             "reference": self.reference,

@@ -6,6 +6,7 @@ files. "FID" is said only of the Inception network and the weights that the name
 
 from __future__ import annotations
 
+import functools
 import io
 import re
 import warnings
@@ -102,7 +103,7 @@ class Extractor:
 
 
 class Extractors:
-    """The extractors that a setting names. Nothing is read before :meth:`prepare`.
+    """The extractors that a setting names. Nothing is read before they are used.
 
     Args:
         settings: names ("judge_colour", "judge_grey", "judge_normalised", "scorer") and dictionaries of own ones:
@@ -151,7 +152,6 @@ class Extractors:
         self.device = torch.device(device)
         self.batch_size = batch_size
         self._judge: Judge | None = None
-        self._made: list[Extractor] = []
 
     @property
     def judge(self) -> Judge:
@@ -171,17 +171,16 @@ class Extractors:
             self._judge = Judge(self.adapted_dir, self.device, None if self.classes is None else self.classes())
         return self._judge
 
-    def prepare(self) -> list[Extractor]:
-        """Reads the networks and tries each on a blank image, once.
+    @functools.cached_property
+    def networks(self) -> list[Extractor]:
+        """The networks, each tried on a blank image.
 
         Raises:
             FileNotFoundError: weights are missing, with what supplies them.
             ValueError: weights of another network, or with another SHA-256 than was given.
             ImportError: a package is missing; says how to install it.
         """
-        if not self._made:
-            self._made = [self._make(setting) for setting in self.settings]
-        return self._made
+        return [self._make(setting) for setting in self.settings]
 
     def _make(self, setting: str | dict[str, Any]) -> Extractor:
         if setting == "scorer":

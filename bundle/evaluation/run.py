@@ -90,7 +90,7 @@ class Evaluation:
     def check(self) -> None:
         """Refuses sets that can't be compared and weights that are missing, before anything is measured."""
         self.comparison.prepare()
-        self.extractors.prepare()
+        self.extractors.networks  # noqa: B018, reads them
         if "agreement" in self.sections:
             self.extractors.judge  # noqa: B018, reads it
         if "copies" in self.sections and not len(self.comparison.held_out):
@@ -117,7 +117,7 @@ class Evaluation:
             "format": FORMAT,
             **self.comparison.describe(),
             "compared": equal.compared,
-            "extractors": [extractor.describe() for extractor in self.extractors.prepare()],
+            "extractors": [extractor.describe() for extractor in self.extractors.networks],
             **found,
             "settings": self.settings(),
             "notes": self.comparison.notes,
@@ -176,7 +176,7 @@ class Evaluation:
         sets = self._sets()
         prints = [one.fingerprint for one in sets]
         found = {}
-        for extractor in self.extractors.prepare():
+        for extractor in self.extractors.networks:
 
             def measure(extractor: Extractor = extractor) -> dict[str, Any]:
                 return measure_fidelity(
@@ -196,7 +196,7 @@ class Evaluation:
     def _features(self, extractor: Extractor) -> list[torch.Tensor]:
         """Features of the compared sets; from those of the whole ones where the copy report needs these."""
         comparison = self.comparison
-        if extractor is not self.extractors.prepare()[0] or "copies" not in self.sections:
+        if extractor is not self.extractors.networks[0] or "copies" not in self.sections:
             return [self.cache.features(one, extractor) for one in self._sets()]
         whole = (comparison.synthetic, comparison.reference, comparison.floor)
         return [self.cache.features(one, extractor)[places] for one, places in zip(whole, comparison.equal.places)]
@@ -217,7 +217,7 @@ class Evaluation:
 
     def _copies(self) -> dict[str, Any]:
         sets = (self.comparison.synthetic, self.comparison.training, self.comparison.held_out)
-        first = self.extractors.prepare()[0]
+        first = self.extractors.networks[0]
         draws = {"draws": self.draws, "seed": self.seed}
 
         def measure() -> dict[str, Any]:

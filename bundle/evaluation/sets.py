@@ -93,7 +93,7 @@ class ImageSet:
 
 def part_set(name: str, labelled: LabelledPatches, part: str) -> ImageSet:
     """A part of the labelled images, see `LabelledPatches.part`; it may be empty."""
-    source = labelled.part(part).prepare()
+    source = labelled.part(part)
     origin = {"part": part, "built_in_patches": labelled.built_in}
     origin |= {"dataset_dir": _text(labelled.dataset_dir), "test_dir": _text(labelled.test_dir)}
     return ImageSet(
@@ -140,9 +140,9 @@ def selection_set(augmented: AugmentedPatches) -> ImageSet:
     """The synthetic images that a selection chose, as a classifier would be trained on them.
 
     Raises:
-        FileNotFoundError, ValueError: see `AugmentedPatches.prepare`; or fewer than two images of a class.
+        FileNotFoundError, ValueError: see `AugmentedPatches.open`; or fewer than two images of a class.
     """
-    augmented.prepare()
+    augmented.prepare()  # which finds out the ratio where none was given
     origin = {"selection_file": str(augmented.selection_file), "selection": augmented.selection}
     origin |= {"ratio": augmented.ratio, "pool": str(augmented.pool.folder), "pool_hash": augmented.pool.hash}
     found = ImageSet(

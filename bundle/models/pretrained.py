@@ -15,14 +15,13 @@ from bundle.diffusion.schedule import NoiseSchedule
 from bundle.models.artefacts import load_artefact, read_artefact, require_same
 from bundle.runs.files import write_atomically
 from bundle.runs.folder import RunFolder
+from bundle.runs.opening import OpenedOnUse
 
 logger = logging.getLogger(__name__)
 
 
-class PretrainedModels:
+class PretrainedModels(OpenedOnUse):
     """The autoencoder and the diffusion model of a pre-training, linked or copied into a run's folder.
-
-    Nothing is read or written before :meth:`prepare`.
 
     Args:
         pretrained_dir: output folder of a pre-training, or published copies of one.
@@ -31,22 +30,20 @@ class PretrainedModels:
             to be the pre-trained one.
     """
 
+    opened = ("autoencoder_facts", "diffusion_facts")
+
     def __init__(self, pretrained_dir: str | Path, folder: RunFolder, adapts_diffusion: bool = False) -> None:
         self.pretrained_dir = Path(pretrained_dir).expanduser()
         self.folder = folder
         self.adapts_diffusion = adapts_diffusion
-        self.autoencoder_facts: dict[str, Any] = {}
-        self.diffusion_facts: dict[str, Any] = {}
 
-    def prepare(self) -> PretrainedModels:
-        """Checks the two artefacts and puts them into the folder, once.
+    def open(self) -> None:
+        """Checks the two artefacts and puts them into the folder.
 
         Raises:
             FileNotFoundError: an artefact is missing; says which command makes it.
             ValueError: they don't belong together, or the folder holds others.
         """
-        if self.autoencoder_facts:
-            return self
         for name in ("autoencoder.pt", "diffusion.pt"):
             if not (self.pretrained_dir / name).is_file():
                 raise FileNotFoundError(
@@ -67,7 +64,6 @@ class PretrainedModels:
             f"pre-trained models of {self.pretrained_dir}: {self.patch_size} px, latents of "
             f"{self.latent_channels} x {self.latent_side} x {self.latent_side}, scale {self.scale:.4f}"
         )
-        return self
 
     def require_match(self, autoencoder: dict[str, Any], diffusion: dict[str, Any]) -> None:
         """Refuses a diffusion model that was trained on other latents than the autoencoder makes."""
@@ -103,31 +99,31 @@ class PretrainedModels:
 
     @property
     def patch_size(self) -> int:
-        return self.prepare().autoencoder_facts["patch_size"]
+        return self.autoencoder_facts["patch_size"]
 
     @property
     def normalise_stain(self) -> bool:
         """Whether the pre-training saw patches of normalised stain, as those encoded now must then be."""
-        return self.prepare().autoencoder_facts.get("normalise_stain", False)
+        return self.autoencoder_facts.get("normalise_stain", False)
 
     @property
     def scale(self) -> float:
         """What latents are multiplied by before diffusion and divided by before decoding."""
-        return self.prepare().autoencoder_facts["latent"]["scale"]
+        return self.autoencoder_facts["latent"]["scale"]
 
     @property
     def latent_channels(self) -> int:
-        return self.prepare().autoencoder_facts["definition"]["latent_channels"]
+        return self.autoencoder_facts["definition"]["latent_channels"]
 
     @property
     def latent_side(self) -> int:
-        levels = len(self.prepare().autoencoder_facts["definition"]["channels"])
+        levels = len(self.autoencoder_facts["definition"]["channels"])
         return self.patch_size // 2 ** (levels - 1)
 
     @property
     def fingerprint(self) -> str:
         """Of the autoencoder, which everything here depends on."""
-        return self.prepare().autoencoder_facts["fingerprint"]
+        return self.autoencoder_facts["fingerprint"]
 
     @property
     def autoencoder_file(self) -> Path:
@@ -135,7 +131,7 @@ class PretrainedModels:
 
     def schedule(self) -> NoiseSchedule:
         """The forward process the diffusion model was trained on."""
-        return NoiseSchedule(**self.prepare().diffusion_facts["schedule"])
+        return NoiseSchedule(**self.diffusion_facts["schedule"])
 
     def autoencoder(self, device: torch.device | str) -> torch.nn.Module:
         """The pre-trained autoencoder, frozen."""

@@ -72,7 +72,7 @@ class PoolSelection:
             FileNotFoundError, ValueError: names the file, and what to do.
         """
         self.selector.scorer.feature_extractor()
-        keys = self.pool.require_classes(self.selector.labelled.prepare().classes)
+        keys = self.pool.require_classes(self.selector.labelled.classes)
         for name, seed in dict(keys).items():
             with contextlib.suppress(UnreadableImage):  # which is left out later, and said
                 self.pool.read(name, seed)

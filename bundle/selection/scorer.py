@@ -16,11 +16,12 @@ from bundle.data.transforms import scale_patch
 from bundle.data.views import look_at
 from bundle.models.artefacts import fingerprint
 from bundle.models.feature_classifier import FeatureClassifier
+from bundle.runs.opening import OpenedOnUse
 from bundle.selection.scores import entropy, entropy_limits
 from bundle.training.classifier import load_classifier
 
 
-class Scorer:
+class Scorer(OpenedOnUse):
     """A trained scorer: classes and features of pictures.
 
     Nothing is read before :meth:`prepare`, which whatever needs the network calls by itself.
@@ -32,10 +33,12 @@ class Scorer:
             [B, 3, S, S] in [-1, 1] to [B, D], or a function that gives one or None.
         batch_size: images at once.
 
-    Attributes (after :meth:`prepare`):
+    Attributes:
         classes: names in the order of the probabilities.
         facts: what the artefact holds besides the weights.
     """
+
+    opened = ("network", "facts", "classes", "masks", "_features")
 
     def __init__(
         self,
@@ -48,22 +51,18 @@ class Scorer:
         self.device = torch.device(device)
         self.given_features = features
         self.batch_size = batch_size
-        self.network: FeatureClassifier | None = None
-        self._features: torch.nn.Module | None = None
 
-    def prepare(self) -> Scorer:
-        """Reads the network, once.
+    def open(self) -> None:
+        """Reads the network.
 
         Raises:
             FileNotFoundError, ValueError: there is none, or one that can't be read.
         """
-        if self.network is None:
-            network, self.facts = load_classifier(self.path, "scorer")
-            self.classes = self.facts["classes"]
-            self.masks = self.facts["dropout_masks"].to(self.device)
-            self._features = self.feature_extractor()
-            self.network = network.to(self.device)
-        return self
+        network, self.facts = load_classifier(self.path, "scorer")
+        self.classes = self.facts["classes"]
+        self.masks = self.facts["dropout_masks"].to(self.device)
+        self._features = self.feature_extractor()
+        self.network = network.to(self.device)
 
     def feature_extractor(self) -> torch.nn.Module | None:
         """The module that was given for the features, frozen; None for the scorer's own.
@@ -71,7 +70,7 @@ class Scorer:
         Raises:
             FileNotFoundError, ValueError: its weights are missing, or those of another network.
         """
-        if self._features is not None:
+        if "_features" in self.__dict__:
             return self._features
         given = self.given_features
         module = given if given is None or isinstance(given, torch.nn.Module) else given()
@@ -80,7 +79,7 @@ class Scorer:
     @property
     def fingerprints(self) -> dict[str, str]:
         """Of the weights that probabilities and features come from."""
-        scorer = self.prepare().facts["fingerprint"]
+        scorer = self.facts["fingerprint"]
         return {
             "scorer": scorer,
             "features": scorer if self._features is None else fingerprint(self._features.state_dict()),
@@ -92,7 +91,7 @@ class Scorer:
         By scorers of the same recipe, each on the labelled images that it wasn't trained on; see
         :func:`bundle.selection.scores.entropy_limits`.
         """
-        probabilities, labels = (self.prepare().facts["out_of_fold"][name] for name in ("probabilities", "labels"))
+        probabilities, labels = (self.facts["out_of_fold"][name] for name in ("probabilities", "labels"))
         return entropy_limits(entropy(probabilities), labels, probabilities.argmax(1), len(self.classes), quantile)
 
     def score(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -103,7 +102,6 @@ class Scorer:
         Raises:
             ValueError: images of another size than the scorer was trained with.
         """
-        self.prepare()
         scored = [self._score(*batch) for batch in full_batches(images, self.batch_size)]
         return tuple(torch.cat(parts) for parts in zip(*scored))
 

@@ -53,7 +53,7 @@ class LabelledFold(LabelledPart):
         Raises:
             ValueError: more folds than the largest class has images.
         """
-        parts = self.patches.prepare().parts
+        parts = self.patches.parts
         rows = parts["train"] + parts["validation"]
         labels = [row.label for row in rows]
         largest = max(map(labels.count, self.patches.classes))
@@ -125,8 +125,8 @@ class ScorerTrainer(ClassifierTrainer):
         return {
             **super().parents(),
             "number of steps": self.steps,  # the learning rate falls towards the last
-            "training images": self.training.prepare().fingerprint,
-            "held-out images": self.held_out.prepare().fingerprint,
+            "training images": self.training.fingerprint,
+            "held-out images": self.held_out.fingerprint,
             "trunk weights": None if self.trunk_weights is None else file_hash(self.trunk_weights),
         }
 
@@ -148,7 +148,7 @@ class ScorerTrainer(ClassifierTrainer):
 
     @property
     def held_out_labels(self) -> torch.Tensor:
-        return torch.from_numpy(self.held_out.prepare().labels)
+        return torch.from_numpy(self.held_out.labels)
 
     def validation_loss(self, network: torch.nn.Module) -> float:
         return functional.nll_loss(self.probabilities(network).log(), self.held_out_labels).item()

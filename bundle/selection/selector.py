@@ -17,6 +17,7 @@ from bundle.data.loader import read_images
 from bundle.data.sources import UnreadableImage
 from bundle.data.split import fingerprint_split
 from bundle.models.artefacts import require_same
+from bundle.runs.opening import OpenedOnUse
 from bundle.selection.rules import Candidates, RealImages, Rules, decide, quotas, shortfall
 from bundle.selection.scorer import Scorer
 from bundle.selection.scores import Centroids, descriptors, entropy_limits
@@ -29,7 +30,7 @@ logger = logging.getLogger(__name__)
 LABELLED_PARTS = ("train", "validation")
 
 
-class Selector:
+class Selector(OpenedOnUse):
     """Scores candidates one by one and decides on all of them together.
 
     What is decided depends on which images were added, not on their order, nor on how many came at a time. Nothing is
@@ -44,7 +45,7 @@ class Selector:
         distance: see :class:`bundle.selection.scores.Centroids`; the centroids are of the part "train".
         entropy_quantile: see :meth:`bundle.selection.scorer.Scorer.entropy_limits`.
 
-    Attributes (after :meth:`prepare`):
+    Attributes:
         classes: names in order.
         quotas: {class: {ratio: images}}.
         unreadable: {(class, seed): reason} of the broken files that :meth:`add_pool` met.
@@ -52,6 +53,8 @@ class Selector:
     Raises:
         ValueError: a setting out of its range.
     """
+
+    opened = ("real", "limits", "real_counts", "quotas", "classes")
 
     def __init__(
         self,
@@ -73,21 +76,18 @@ class Selector:
         self.balanced = balanced
         self.entropy_quantile = entropy_quantile
         self.centroids = Centroids(distance)
-        self.classes: list[str] = []
         self.unreadable: dict[Key, str] = {}
         self._added: dict[Key, None] = {}
         self._waiting: list[torch.Tensor] = []
         self._scored: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
 
-    def prepare(self) -> Selector:
-        """Reads the scorer and the labelled images, once.
+    def open(self) -> None:
+        """Reads the scorer and the labelled images.
 
         Raises:
             FileNotFoundError, ValueError: there is no scorer, or it was trained on other labelled images.
         """
-        if self.classes:
-            return self
-        labelled, scorer = self.labelled.prepare(), self.scorer.prepare()
+        labelled, scorer = self.labelled, self.scorer
         theirs = scorer.facts["data_fingerprint"]
         require_same("the labelled data", str(scorer.path), theirs, "this selection", labelled.fingerprint)
         classes = scorer.classes
@@ -105,7 +105,6 @@ class Selector:
         self.real_counts = {name: sum(counts[part][name] for part in LABELLED_PARTS) for name in classes}
         self.quotas = quotas(self.real_counts, self.ratios, self.balanced)
         self.classes = classes
-        return self
 
     def has(self, name: str, seed: int) -> bool:
         """Whether the image of a class and seed was added."""
@@ -122,7 +121,6 @@ class Selector:
         Raises:
             ValueError: an unknown class, or images of another size than the scorer takes.
         """
-        self.prepare()
         unknown = [name for name in names if name not in self.classes]
         if unknown:
             raise ValueError(f"candidates of the class {unknown[0]!r}: the scorer knows {', '.join(self.classes)}")
@@ -139,7 +137,7 @@ class Selector:
         Raises:
             ValueError: a file that does not belong to the pool, or an image of another size; names it.
         """
-        keys = pool.keys(self.prepare().classes)
+        keys = pool.keys(self.classes)
         new = [key for key in keys if not self.has(*key) and key not in self.unreadable]
         for name, seed in tqdm(new, "selection", unit="image", dynamic_ncols=True, mininterval=1.0):
             try:
@@ -188,7 +186,6 @@ class Selector:
         Returns:
             the rows and facts of :func:`bundle.selection.table.write_selection`.
         """
-        self.prepare()
         rows = decide(self.candidates(), self.real, self.limits, self.quotas, self.classes, self.rules, self.centroids)
         return rows, {
             "pool": str(Path(pool.folder).absolute()),
@@ -210,6 +207,6 @@ class Selector:
             "balanced": self.balanced,
             "distance": self.centroids.metric,
             "entropy_quantile": self.entropy_quantile,
-            "dropout_passes": self.scorer.prepare().facts["passes"],
+            "dropout_passes": self.scorer.facts["passes"],
             **self.scorer.fingerprints,
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -69,24 +70,19 @@ class SynthesisRequests(Dataset):
         self.asked = classes
         self.num_images = num_images
         self.seed = seed
-        self._classes: list[str] = []
 
-    def prepare(self) -> SynthesisRequests:
-        """Finds out which classes are meant.
+    @functools.cached_property
+    def _known(self) -> list[str]:
+        return list(self.known() if callable(self.known) else self.known)
+
+    @functools.cached_property
+    def classes(self) -> list[str]:
+        """The classes asked for.
 
         Raises:
             ValueError: a class that the model doesn't know.
         """
-        if not self._classes:
-            known = list(self.known() if callable(self.known) else self.known)
-            self._classes = choose_classes(self.asked, known)
-            self._labels = {name: known.index(name) for name in self._classes}
-        return self
-
-    @property
-    def classes(self) -> list[str]:
-        """The classes asked for."""
-        return self.prepare()._classes
+        return choose_classes(self.asked, self._known)
 
     def __len__(self) -> int:
         return len(self.classes) * self.num_images
@@ -96,7 +92,7 @@ class SynthesisRequests(Dataset):
             raise IndexError(index)
         number, image = divmod(index, self.num_images)
         name = self.classes[number]
-        return {"label": self._labels[name], "seed": self.seed + image, "class": name}
+        return {"label": self._known.index(name), "seed": self.seed + image, "class": name}
 
 
 class RequestLoader:

@@ -11,6 +11,7 @@ import numpy as np
 
 from bundle.data.sources import read_rgb
 from bundle.runs.chain import ROOT, run_config
+from bundle.runs.opening import OpenedOnUse
 from bundle.runs.sums import content_hash
 from bundle.runs.workflow import is_setting
 from bundle.synthesis.pool import FORMAT, POOL_FILE, Key, image_file, marks_of, require_marks, seed_of
@@ -18,32 +19,31 @@ from bundle.synthesis.pool import FORMAT, POOL_FILE, Key, image_file, marks_of, 
 MAKE = "python -m monai.bundle run --config_file configs/inference.json --dataset_dir"
 
 
-class StoredPool:
-    """The images of a pool. Nothing is read before :meth:`prepare`, and nothing is ever written.
+class StoredPool(OpenedOnUse):
+    """The images of a pool, in which nothing is ever written.
 
     Args:
         folder: the pool's folder.
         patch_size: pixels a side that its images must have.
 
-    Attributes (after :meth:`prepare`):
+    Attributes:
         identity, hash: what made the pool, see `bundle.synthesis.pool.Pool`, and its hash.
         extend: the pool's record of how it gets more images, or None.
     """
 
+    opened = ("hash", "identity", "extend")
+
     def __init__(self, folder: str | Path, patch_size: int) -> None:
         self.folder = Path(folder).expanduser()
         self.patch_size = patch_size
-        self.identity: dict[str, Any] = {}
 
-    def prepare(self) -> StoredPool:
-        """Reads `pool.json`, once.
+    def open(self) -> None:
+        """Reads `pool.json`.
 
         Raises:
             FileNotFoundError: there is none.
             ValueError: it is not that of a pool, or its identity has another hash than it says.
         """
-        if self.identity:
-            return self
         path = self.folder / POOL_FILE
         if not path.is_file():
             raise FileNotFoundError(
@@ -52,17 +52,16 @@ class StoredPool:
             )
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            found, identity, self.hash = content["format"], content["identity"], content["hash"]
+            found, identity, digest = content["format"], content["identity"], content["hash"]
             marks_of(identity)
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} can't be read as the identity of a pool: {error!r}") from error
-        if found != FORMAT or self.hash != content_hash(identity):
+        if found != FORMAT or digest != content_hash(identity):
             raise ValueError(
-                f"{path} is not as a pool's was written: format {found!r}, expected {FORMAT!r}; hash {self.hash}, "
+                f"{path} is not as a pool's was written: format {found!r}, expected {FORMAT!r}; hash {digest}, "
                 f"expected {content_hash(identity)}. Name another pool with --pool_dir"
             )
-        self.identity, self.extend = identity, content.get("extend")
-        return self
+        self.hash, self.identity, self.extend = digest, identity, content.get("extend")
 
     def keys(self, classes: Collection[str]) -> list[Key]:
         """Class and seed of each image that is there now, in order.

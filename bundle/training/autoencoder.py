@@ -140,7 +140,7 @@ class AutoencoderTrainer(StageTrainer):
             forget=("latent", "diffusion"),
         )
         # Held-out patches too: what was tried out on them has seen them.
-        write_hashes(self.folder / HASHES_FILE, self.patches.prepare().store.sha256)
+        write_hashes(self.folder / HASHES_FILE, self.patches.store.sha256)
         # Fine-tuning the decoder goes on training it.
         save_artefact(self.folder / "discriminator.pt", "discriminator", self.discriminator)
         save_artefact(

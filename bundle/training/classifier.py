@@ -211,7 +211,7 @@ class ImageClassifierTrainer(ClassifierTrainer):
         return functional.cross_entropy(*self.predict(network, "validation")).item()
 
     def measure(self, network: torch.nn.Module) -> dict[str, Any]:
-        parts = [part for part in ("validation", "unused", "test") if len(self.labelled.part(part).prepare())]
+        parts = [part for part in ("validation", "unused", "test") if len(self.labelled.part(part))]
         measured = {part: summarise(*self.predict(network, part), self.labelled.classes) for part in parts}
         return {"accuracy": measured["validation"]["accuracy"], **measured}
 

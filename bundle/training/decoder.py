@@ -36,10 +36,6 @@ class LatentsWithImages:
     def __init__(self, latents: LatentCache) -> None:
         self.latents = latents
 
-    def prepare(self) -> LatentsWithImages:
-        self.latents.prepare()
-        return self
-
     def __len__(self) -> int:
         return len(self.latents.part) * self.latents.orientations
 
@@ -216,9 +212,9 @@ class DecoderTrainer(StageTrainer):
 
     def measure(self) -> dict[str, Any]:
         """Reconstructions before and after, on labelled images that no part of Eq. 5 was trained on."""
-        judged = len(self.labelled.part("judge_validation").prepare())
+        judged = len(self.labelled.part("judge_validation"))
         parts = {"same_slides": "judge_validation" if judged else "validation"}
-        if len(self.labelled.part("test").prepare()):
+        if len(self.labelled.part("test")):
             parts["held_out_slides"] = "test"
         before = self.pretrained.autoencoder(self.state.device)
         measured: dict[str, Any] = {}

@@ -211,7 +211,7 @@ class DiffusionTrainer(LatentDiffusionTrainer):
             )
         if "latent" not in facts:
             # Estimated once, kept with the weights, and never estimated again downstream.
-            facts["latent"] = self.latents.prepare().statistics()
+            facts["latent"] = self.latents.statistics()
             known = {name: facts[name] for name in facts.keys() - ARTEFACT_HEAD}
             save_artefact(path, "autoencoder", autoencoder, **known)
         if self.folder.metrics().get("latent") != facts["latent"]:

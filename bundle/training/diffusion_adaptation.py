@@ -64,11 +64,10 @@ class MixedLatents:
     def sources(self) -> list[LatentCache]:
         return [source for source in (self.labelled, self.unlabelled, self.pretraining) if source is not None]
 
-    def prepare(self) -> MixedLatents:
+    def prepare(self) -> None:
         """Fills the caches."""
         for source in self.sources:
             source.prepare()
-        return self
 
     def check(self) -> None:
         """Compares the unlabelled tiles with those kept apart.
@@ -76,14 +75,13 @@ class MixedLatents:
         Raises:
             ValueError: an unlabelled tile is one of the test images or of those kept for the judge; names its file.
         """
-        self.patches.prepare()
         for source in self.sources[1:]:
             kept_apart = {
                 digest: file
                 for part in ("validation", "unused", "test")
                 for digest, file in zip(self.patches.part(part).sha256, self.patches.part(part).files)
             }
-            store = source.patches.prepare().store
+            store = source.patches.store
             for digest, file in zip(store.sha256, store.files):
                 if digest in kept_apart:
                     raise ValueError(
@@ -97,7 +95,7 @@ class MixedLatents:
 
     def describe(self) -> list:
         """What training sees, as plain data."""
-        return [[source.part.prepare().fingerprint, source.orientations] for source in self.sources] + [
+        return [[source.part.fingerprint, source.orientations] for source in self.sources] + [
             self.pretraining_share
         ]
 

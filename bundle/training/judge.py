@@ -65,7 +65,7 @@ class JudgeTrainer(ImageClassifierTrainer):
         """Trains it, or says why there can be none."""
         self.folder.open()
         self.pretrained.prepare()
-        if self.labelled.prepare().judged:
+        if self.labelled.judged:
             super().run()
         else:
             logger.warning(
@@ -73,7 +73,7 @@ class JudgeTrainer(ImageClassifierTrainer):
             )
 
     def parents(self) -> dict[str, Any]:
-        return {**super().parents(), "judged by": self.labelled.part("judge_training").prepare().fingerprint}
+        return {**super().parents(), "judged by": self.labelled.part("judge_training").fingerprint}
 
     def validation_loss(self, network: torch.nn.Module) -> float:
         logits, labels = self.predict(network, "judge_validation")
@@ -85,7 +85,7 @@ class JudgeTrainer(ImageClassifierTrainer):
         self.measured = {
             name: summarise(*self.predict(network, part), self.labelled.classes)
             for part, name in parts.items()
-            if len(self.labelled.part(part).prepare())
+            if len(self.labelled.part(part))
         }
         return self.measured
 

@@ -97,7 +97,7 @@ class LatentClassifierTrainer(ClassifierTrainer):
         The noise is the same for every network. At each level, image i of every class has the same noise, so that
         what pure noise is taken for can't depend on the class.
         """
-        latents, labels = self.measured[part].prepare().means()
+        latents, labels = self.measured[part].means()
         rank = torch.zeros(len(labels), dtype=torch.long)  # which of its class an image is
         for number in labels.unique():
             rank[labels == number] = torch.arange(int((labels == number).sum()))
@@ -125,7 +125,7 @@ class LatentClassifierTrainer(ClassifierTrainer):
         """Accuracy and cross-entropy by noise level, for each part that has images; saves the plot."""
         classes = self.labelled.classes
         self.temperature = fit_temperature(*self.averaged_over_time(network)) if self.calibrate else 1.0
-        parts = [part for part in self.measured if len(self.labelled.part(part).prepare())]
+        parts = [part for part in self.measured if len(self.labelled.part(part))]
         levels = torch.linspace(0, self.schedule.timesteps - 1, REPORTED_LEVELS).round().long().tolist()
         rows: list[dict[str, Any]] = []
         for level in [*levels, None]:

@@ -24,6 +24,7 @@ from bundle.data.transforms import RandDensityd, orient, scale_patch
 from bundle.models.artefacts import load_artefact
 from bundle.runs.context import RunContext
 from bundle.runs.files import write_atomically, write_json
+from bundle.runs.opening import OpenedOnUse
 from bundle.runs.randomness import mix_seed
 
 logger = logging.getLogger(__name__)
@@ -45,10 +46,10 @@ def allocate(path: Path, shape: tuple[int, ...]) -> None:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
-class LatentCache:
+class LatentCache(OpenedOnUse):
     """Posterior statistics of one part of the patches under a trained autoencoder, as a source for ItemDataset.
 
-    Nothing is read or written before :meth:`prepare`. Item `variant * number of patches + i` belongs to patch i;
+    Item `variant * number of patches + i` belongs to patch i;
     variants are the orientations of the patch as it is, then those of its first copy with varied stain, and so on.
 
     Args:
@@ -60,6 +61,8 @@ class LatentCache:
         stain_copies: how many copies with varied stain are cached besides each patch as it is.
         density_scale: how much the copies vary, see `bundle.data.transforms.RandDensityd`.
     """
+
+    opened = ("_latents", "_labels")
 
     def __init__(
         self,
@@ -83,8 +86,6 @@ class LatentCache:
         self.part = patches.part(part) if maximum is None else patches.part(part, maximum)
         self.stain_copies = stain_copies
         self.stain = RandDensityd("image", 1.0, density_scale)
-        self._latents: np.memmap | None = None
-        self._labels: np.ndarray | None = None
 
     def plain(self, part: str, maximum: int | None = None) -> LatentCache:
         """Latents of another part of the same patches, as they are."""
@@ -109,13 +110,11 @@ class LatentCache:
             item = self.stain(item)
         return orient(item["image"], orientation)
 
-    def prepare(self) -> LatentCache:
+    def open(self) -> None:
         """Encodes what isn't cached yet, continuing where an interrupted run stopped, and opens the cache."""
-        if self._latents is not None:
-            return self
         autoencoder, facts = load_artefact(self.autoencoder_file, "autoencoder")
         autoencoder.to(self.device)
-        part = self.part.prepare()
+        part = self.part
         key = f"{facts['fingerprint']}|{part.fingerprint}|{self.orientations}"
         if self.stain_copies:
             key += f"|{self.describe()}"
@@ -136,11 +135,10 @@ class LatentCache:
                 self.encode(autoencoder, latents, done, progress)
         self._latents = np.load(path, mmap_mode="r", allow_pickle=False)
         self._labels = getattr(part, "labels", None)
-        return self
 
     def statistics(self) -> dict[str, Any]:
         """Mean, standard deviation and scale of the latents; see :func:`latent_statistics`."""
-        return latent_statistics(self.prepare()._latents)
+        return latent_statistics(self._latents)
 
     @torch.no_grad()
     def encode(self, autoencoder: torch.nn.Module, latents: np.memmap, done: int, progress: Path) -> None:
@@ -163,14 +161,14 @@ class LatentCache:
 
     def read(self, index: int) -> dict[str, Any]:
         """{"mean", "std"}: fp32 [C, h, w], unscaled; with "label" where the patches have labels."""
-        mean, std = self.prepare()._latents[index].astype(np.float32)
+        mean, std = self._latents[index].astype(np.float32)
         item = {"mean": mean, "std": std}
         labels = self._labels
         return item if labels is None else {**item, "label": int(labels[index % len(labels)])}
 
     def means(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Posterior means of the patches as they are, unscaled, fp32 [N, C, h, w], and their labels, int64 [N]."""
-        means = self.prepare()._latents[: len(self.part), 0].astype(np.float32)
+        means = self._latents[: len(self.part), 0].astype(np.float32)
         return torch.from_numpy(means), torch.as_tensor(self._labels)
 
     def weighted_items(self) -> tuple[list[np.ndarray], np.ndarray] | None:

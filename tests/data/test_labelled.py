@@ -94,7 +94,7 @@ def test_parts_hold_their_images_with_labels(patches, data):
     }
     seen = set()
     for name in PARTS:
-        part = made.part(name).prepare()
+        part = made.part(name)
         assert len(part) == len(part.files) == len(part.labels) == len(part.sha256) and part.weighted_items() is None
         for index, (file, label, digest) in enumerate(zip(part.files, part.labels, part.sha256)):
             item = part.read(index)

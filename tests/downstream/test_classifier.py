@@ -130,7 +130,7 @@ def test_the_artefact_makes_the_predictions(made, classified, tmp_path):
     """In evaluation mode, on images as the config prepares them."""
     network, _ = load_classifier(classified / "classifier.pt", "classifier")
     content = made(copy(classified, tmp_path))
-    part, prepare = content("labelled").part("test").prepare(), content("validate#preprocessing")
+    part, prepare = content("labelled").part("test"), content("validate#preprocessing")
     rows = {row["file"]: row for row in table(classified) if row["part"] == "test"}
     for index in range(0, len(part), 5):
         probability = network(prepare(part.read(index))["image"][None]).softmax(1)[0, part.labels[index]].item()

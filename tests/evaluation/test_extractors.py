@@ -61,7 +61,7 @@ def timm_weights(tmp_path_factory):
 
 
 def test_the_judge_is_the_default_and_named(make, images, adapted_dir):
-    colour, grey = make("judge_colour", "judge_grey", classes=lambda: list(CLASSES)).prepare()
+    colour, grey = make("judge_colour", "judge_grey", classes=lambda: list(CLASSES)).networks
     judge = Judge(adapted_dir)
     for extractor, view in ((colour, "colour"), (grey, "grey")):
         assert torch.equal(extractor(images), judge.features(scale_patch(images), view))
@@ -80,7 +80,7 @@ def test_the_judge_is_the_default_and_named(make, images, adapted_dir):
 
 def test_a_timm_model_is_resized_and_normalised_as_its_weights_want(make, images, timm_weights):
     network, path = timm_weights
-    (extractor,) = make({"name": "vit", "trunk": TRUNK, "weights": str(path)}).prepare()
+    (extractor,) = make({"name": "vit", "trunk": TRUNK, "weights": str(path)}).networks
     config = timm.data.resolve_model_data_config(network)
     side = config["input_size"][-1]
     resized = interpolate(images.float() / 255, (side, side), mode="bicubic", antialias=True).clamp(0, 1)
@@ -90,7 +90,7 @@ def test_a_timm_model_is_resized_and_normalised_as_its_weights_want(make, images
     assert side != SIDE and torch.allclose(extractor(images), expected, atol=1e-4)
     assert extractor.weights_sha256 == sha256(path) and extractor.title == "Fréchet distance in vit features"
     assert extractor.resize.startswith(f"bicubic with antialiasing to {side}, mean ")
-    (other,) = make({"name": "vit", "trunk": TRUNK, "weights": str(path), "input_side": 64}).prepare()
+    (other,) = make({"name": "vit", "trunk": TRUNK, "weights": str(path), "input_side": 64}).networks
     assert other.identity != extractor.identity and not torch.allclose(other(images), extractor(images), atol=1e-3)
 
 
@@ -108,13 +108,13 @@ def script(tmp_path_factory):
 
 def test_a_torchscript_module_runs_only_with_its_own_sum(make, images, script):
     setting = {"name": "mine", "torchscript": str(script), "sha256": sha256(script).upper()}
-    (extractor,) = make(setting).prepare()
+    (extractor,) = make(setting).networks
     assert torch.allclose(extractor(images), scale_patch(images).mean((2, 3)), atol=1e-5) and extractor.dimension == 3
-    (other,) = make({**setting, "mean": [0, 0, 0], "std": [1, 1, 1], "input_side": 16}).prepare()
+    (other,) = make({**setting, "mean": [0, 0, 0], "std": [1, 1, 1], "input_side": 16}).networks
     assert torch.allclose(other(images), images.float().mean((2, 3)) / 255, atol=0.02)
     assert other.resize == "bicubic with antialiasing to 16, mean [0, 0, 0], standard deviation [1, 1, 1]"
     with pytest.raises(ValueError, match="has the SHA-256 .* and 0000 was given.*not opened"):
-        make({**setting, "sha256": "0000"}).prepare()
+        make({**setting, "sha256": "0000"}).networks
     with pytest.raises(ValueError, match="'mine' lacks sha256 .a TorchScript file is a program"):
         make({"name": "mine", "torchscript": str(script)})
 
@@ -137,12 +137,12 @@ def inception_weights(tmp_path_factory):
 def test_inception_is_fid_only_with_the_weights_of_fid(make, images, inception_weights, monkeypatch):
     network, path = inception_weights
     setting = {"name": "inception", "weights": str(path)}
-    (extractor,) = make(setting).prepare()
+    (extractor,) = make(setting).networks
     assert torch.equal(extractor(images), network(images)[0]) and extractor.dimension == 2048
     assert "FID" not in extractor.title and "of other weights" in extractor.title
     assert extractor.resize.startswith("bilinear to 299")
     monkeypatch.setattr(module, "FID_WEIGHTS", sha256(path)[:8])
-    assert make(setting).prepare()[0].title == "FID"
+    assert make(setting).networks[0].title == "FID"
 
 
 def test_weights_that_hold_more_than_weights_are_not_read(make, tmp_path):
@@ -151,7 +151,7 @@ def test_weights_that_hold_more_than_weights_are_not_read(make, tmp_path):
     torch.save({"Conv2d_1a_3x3.conv.weight": Evil(tmp_path / "ran")}, path)
     for setting in ({"name": "inception", "weights": str(path)}, {"name": "vit", "trunk": TRUNK, "weights": str(path)}):
         with pytest.raises(ValueError, match="evil.pth (does not hold|can't be read)"):
-            make(setting).prepare()
+            make(setting).networks
         assert not (tmp_path / "ran").exists()
 
 
@@ -166,7 +166,7 @@ class Evil:
 def test_without_torch_fidelity_it_is_said_how_to_get_it(make, inception_weights, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_fidelity.feature_extractor_inceptionv3", None)
     with pytest.raises(ImportError, match="pip install torch-fidelity"):
-        make({"name": "inception", "weights": str(inception_weights[1])}).prepare()
+        make({"name": "inception", "weights": str(inception_weights[1])}).networks
 
 
 def test_weights_of_another_network_are_refused(make, timm_weights, inception_weights, script):
@@ -184,7 +184,7 @@ def test_weights_of_another_network_are_refused(make, timm_weights, inception_we
         ({"name": "vit", "trunk": TRUNK, "weights": str(timm_weights[1]), "sha256": "12"}, "and 12 was given"),
     ):
         with pytest.raises(ValueError, match=message):
-            make(setting).prepare()
+            make(setting).networks
 
 
 def test_missing_weights_are_named_with_what_supplies_them(make, tmp_path):
@@ -197,11 +197,11 @@ def test_missing_weights_are_named_with_what_supplies_them(make, tmp_path):
         ("scorer", "scorer.pt does not exist"),
     ):
         with pytest.raises(FileNotFoundError, match=message):
-            make(setting, scorer_dir=tmp_path).prepare()
+            make(setting, scorer_dir=tmp_path).networks
     with pytest.raises(FileNotFoundError, match="has no judge_colour.pt. Adapt first.*other --extractors"):
-        make("judge_grey", adapted_dir=tmp_path).prepare()
+        make("judge_grey", adapted_dir=tmp_path).networks
     with pytest.raises(ValueError, match="tells the classes"):
-        make("judge_grey", classes=lambda: ["ADI", "TUM"]).prepare()
+        make("judge_grey", classes=lambda: ["ADI", "TUM"]).networks
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def test_an_extractor_that_gives_no_rows_is_refused(make, tmp_path):
     with pytest.raises(
         ValueError, match="the extractor maps gives \\(2, 3, 32, 32\\) for 2 images; it must give \\[B, D\\]"
     ):
-        make({"name": "maps", "torchscript": str(path), "sha256": sha256(path)}).prepare()
+        make({"name": "maps", "torchscript": str(path), "sha256": sha256(path)}).networks
 
 
 def test_an_extractor_that_gives_no_numbers_is_refused_before_any_image(make, tmp_path):
@@ -263,4 +263,4 @@ def test_an_extractor_that_gives_no_numbers_is_refused_before_any_image(make, tm
     path = tmp_path / "broken.ts"
     torch.jit.script(Broken()).save(str(path))
     with pytest.raises(ValueError, match="the extractor broken gives features that are not finite for a blank image"):
-        make({"name": "broken", "torchscript": str(path), "sha256": sha256(path)}).prepare()
+        make({"name": "broken", "torchscript": str(path), "sha256": sha256(path)}).networks

@@ -163,7 +163,7 @@ def test_a_synthetic_image_that_is_a_training_tile_is_said_not_refused(evaluate,
     from bundle.data.labelled import LabelledPatches
 
     places = {"cache_dir": given["cache_dir"], "split_path": tmp_path / "split.csv", "split_file": given["split_file"]}
-    part = LabelledPatches(given["dataset_dir"], given["test_dir"], 32, **places).part("train").prepare()
+    part = LabelledPatches(given["dataset_dir"], given["test_dir"], 32, **places).part("train")
     fill_pool(tmp_path / "pool", keys(12))
     from candidates import IDENTITY
 

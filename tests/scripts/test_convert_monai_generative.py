@@ -265,7 +265,7 @@ def test_latents_are_measured_on_the_patches(converted):
     from bundle.data.patches import TrainingPatches
 
     patches = TrainingPatches(str(folder / "tiles"), out / "cache", 32).prepare()
-    part = patches.part("training").prepare()
+    part = patches.part("training")
     images = torch.stack([torch.as_tensor(part.read(index)["image"]) for index in range(len(part))]) / 127.5 - 1
     with torch.no_grad():
         mean, std = theirs.encode(images)

@@ -52,7 +52,7 @@ def test_distances_are_to_the_centroids_of_real_training_images(selected, workfl
     """Computed once more from the scorer's features, with numpy."""
     made = workflow("select.json", **{**selected.given, "output_dir": str(selected.folder)})
     selector = made.parser.get_parsed_content("selector")
-    scorer, train = selector.scorer.prepare(), selector.labelled.part("train").prepare()
+    scorer, train = selector.scorer.prepare(), selector.labelled.part("train")
     features = normalise(scorer.score(read_images(train))[1]).numpy()
     centroids = [features[train.labels == number].mean(0) for number in range(3)]
     found = by_file(selected.folder)

@@ -247,7 +247,7 @@ class StyleGAN2Trainer(StageTrainer):
 
     def watch(self) -> dict[str, Any]:
         """Compares the averaged generator with the real training images, and warns of a collapse."""
-        part = self.labelled.part("train", COMPARED_IMAGES).prepare()
+        part = self.labelled.part("train", COMPARED_IMAGES)
         labels = part.labels.tolist()
         images = draw_images(self.averaged_network(), range(len(labels)), labels, self.context.inference_batch_size)
         found = compare_with_real(images, labels, read_images(part), labels, self.labelled.classes)

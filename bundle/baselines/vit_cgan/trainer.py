@@ -289,7 +289,7 @@ class VitCganTrainer(ImageClassifierTrainer):
         if "test" in measured:
             save_confusion(self.folder / "confusion.png", measured["test"]["confusion"], classes, "held-out slides")
         return {
-            "real_images": len(self.labelled.part("train").prepare()),
+            "real_images": len(self.labelled.part("train")),
             "validation": summarise(*self.predict(network, "validation"), classes),
             **measured,
             "best_step": self.best.step,

@@ -153,7 +153,7 @@ class StudyPools:
             parts=("train", "validation"),
             seed=self.seed or 0,
         )
-        part = labelled.part("train").prepare()
+        part = labelled.part("train")
         unfinished = folder.with_name(folder.name + ".unfinished")
         unfinished.mkdir(parents=True, exist_ok=True)
         for index, digest in enumerate(part.sha256):
