@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from processes import run_python, run_until_killed
@@ -49,6 +50,33 @@ def flags_with_a_row(rows, config):
     content = json.loads((ROOT / "configs" / config).read_text())
     by_name = set().union(*READ_BY_FUNCTION.values()) - content.keys()
     return {flag for flag, *_ in rows if "#" not in flag} - by_name
+
+
+def flag_tests(config, table, also=(), not_flags=(), given=None, beside=None):
+    """Two tests of a config: each flag changes what it says, and each has its row. They need the fixture `content`.
+
+    Args:
+        config: its file name.
+        table: rows of a flag, another value for it, and a function that says of what the config makes, by its ids,
+            whether the flag shows.
+        also, not_flags: ids that are settings though they don't look so, and the other way round.
+        given: settings under which every part of the config is there, so that each flag has something to change.
+        beside: flag -> settings without which it means nothing.
+    """
+    untouched = {}
+
+    @pytest.mark.parametrize("flag, value, changed", table, ids=[f"{row[0]}-{at}" for at, row in enumerate(table)])
+    def test_each_flag_changes_what_it_says(content, flag, value, changed):
+        besides = {**(given or {}), **(beside or {}).get(flag, {})}
+        if repr(besides) not in untouched:
+            untouched[repr(besides)] = content(config, **besides)
+        assert not changed(untouched[repr(besides)]), "it is so without the flag"
+        assert changed(content(config, **{**besides, flag: value}))
+
+    def test_every_setting_has_its_flag_test():
+        assert flags_of(config, also) - set(not_flags) == flags_with_a_row(table, config)
+
+    return test_each_flag_changes_what_it_says, test_every_setting_has_its_flag_test
 
 
 def nested(section="train#trainer", **settings):
