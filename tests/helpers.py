@@ -74,7 +74,8 @@ def flag_tests(config, table, also=(), not_flags=(), given=None, beside=None):
         assert changed(content(config, **{**besides, flag: value}))
 
     def test_every_setting_has_its_flag_test():
-        assert flags_of(config, also) - set(not_flags) == flags_with_a_row(table, config)
+        odd = (flags_of(config, also) - set(not_flags)) ^ flags_with_a_row(table, config)
+        assert not odd, f"a flag without a row, or a row without a flag: {odd}"
 
     return test_each_flag_changes_what_it_says, test_every_setting_has_its_flag_test
 

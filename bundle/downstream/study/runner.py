@@ -206,7 +206,7 @@ class Study:
         return self.once(("split", path), lambda: fingerprint_split(read_split(path)))
 
     def pools(self, seed: int) -> StudyPools:
-        """What belongs to the labelled split of a seed, which is drawn and adapted to here."""
+        """What belongs to the labelled split of a seed, drawn and adapted to here where each has its own."""
         folder, adapted_dir = self.place(seed), self.split_file(seed).parent
 
         def make() -> StudyPools:

@@ -252,6 +252,7 @@ def test_its_pool_goes_through_the_common_path(trained, tmp_path):
         ("train#losses#penalty_weight", -1.0),
         ("train#losses#classification_weight", -1.0),
         ("train#losses#generator_class_weight", -1.0),
+        ("train#augmentation#density_scale", 1.0),
         ("train#trainer#compared_images", 3),
     ],
 )
