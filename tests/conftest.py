@@ -118,6 +118,9 @@ TINY_OF = {
     "classify.json": TINY_CLASSIFICATION,
     "adapt.json": TINY_ADAPTATION,
     "inference.json": TINY_SYNTHESIS,
+    **dict.fromkeys(
+        ("stylegan2.json", "vit_cgan.json", "baseline_inference.json"), {"device": "cpu", "precision": "fp32"}
+    ),
 }
 
 
@@ -158,6 +161,17 @@ def workflow():
         made = ConfigWorkflow(config_file=files, workflow_type=kind, bundle_root=str(ROOT), **tiny)
         made.initialize()
         return made
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def content(workflow, tmp_path_factory):
+    """Makes what a config has at its ids under some flags, tiny settings beneath; nothing is run or written."""
+    folder = str(tmp_path_factory.mktemp("content"))
+
+    def make(config, **flags):
+        return workflow(config, **{"output_dir": folder, **flags}).parser.get_parsed_content
 
     return make
 

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from processes import run_python, run_until_killed
@@ -53,6 +54,34 @@ def flags_with_a_row(rows, config):
 def by_name(content):
     """Settings that functions of a config take by their names, and that it need not list."""
     return set().union(*map(taken_by_name, components(content)))
+
+
+def flag_tests(config, table, also=(), not_flags=(), given=None, beside=None):
+    """Two tests of a config: each flag changes what it says, and each has its row. They need the fixture `content`.
+
+    Args:
+        config: its file name.
+        table: rows of a flag, another value for it, and a function that says of what the config makes, by its ids,
+            whether the flag shows.
+        also, not_flags: ids that are settings though they don't look so, and the other way round.
+        given: settings under which every part of the config is there, so that each flag has something to change.
+        beside: flag -> settings without which it means nothing.
+    """
+    untouched = {}
+
+    @pytest.mark.parametrize("flag, value, changed", table, ids=[f"{row[0]}-{at}" for at, row in enumerate(table)])
+    def test_each_flag_changes_what_it_says(content, flag, value, changed):
+        besides = {**(given or {}), **(beside or {}).get(flag, {})}
+        if repr(besides) not in untouched:
+            untouched[repr(besides)] = content(config, **besides)
+        assert not changed(untouched[repr(besides)]), "it is so without the flag"
+        assert changed(content(config, **{**besides, flag: value}))
+
+    def test_every_setting_has_its_flag_test():
+        odd = (flags_of(config, also) - set(not_flags)) ^ flags_with_a_row(table, config)
+        assert not odd, f"a flag without a row, or a row without a flag: {odd}"
+
+    return test_each_flag_changes_what_it_says, test_every_setting_has_its_flag_test
 
 
 def nested(section="train#trainer", **settings):

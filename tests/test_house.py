@@ -12,7 +12,6 @@ from helpers import ROOT
 ROOMS = (
     "runs data diffusion models metrics training synthesis selection downstream evaluation report zoo baselines".split()
 )
-WIDE = {"runner.py", "trainer.py"}  # of the study and the baselines, whose settings are still to be grouped
 MODULES = {path: ast.parse(path.read_text()) for path in (ROOT / "bundle").rglob("*.py")}
 CONFIGS = {path.name: path.read_text().splitlines() for path in (ROOT / "configs").glob("*.json")}
 BRACKETS = re.compile(r"[\s{}\[\],]*")
@@ -36,7 +35,7 @@ def test_modules_are_at_home_and_small():
         for node in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
             given = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
             own = len([name for name in given if name not in ("self", "cls")])
-            assert own <= 10 or path.name in WIDE, f"{path}: {node.name}"
+            assert own <= 10, f"{path}: {node.name}"
 
 
 def test_configs_say_each_thing_once():

@@ -95,9 +95,7 @@ class MixedLatents:
 
     def describe(self) -> list:
         """What training sees, as plain data."""
-        return [[source.part.fingerprint, source.orientations] for source in self.sources] + [
-            self.pretraining_share
-        ]
+        return [[source.part.fingerprint, source.orientations] for source in self.sources] + [self.pretraining_share]
 
     def __len__(self) -> int:
         return sum(self.counts())

@@ -75,14 +75,21 @@ CLASSIFY = {
     "train#trainer#batch_size": 4,
 }
 EVALUATE = {**LABELLED, "draws": 5, "frechet_draws": 2}
-STUDY = {**LABELLED, "classifier_steps": 2, "seeds": 1, "rows": "colour_histogram", "variants": "plain"}
+STUDY = {
+    "patch_size": 32,
+    "study#data#generated_per_class": 10,
+    "classifier_steps": 2,
+    "seeds": 1,
+    "rows": "colour_histogram",
+    "variants": "plain",
+}
 
 STYLEGAN2 = {
     **LABELLED,
     "labels_per_class": 4,
     "channels": [8, 8, 8, 4],
-    "latent_channels": 8,
-    "style_channels": 8,
+    "train#generator#latent_channels": 8,
+    "train#generator#style_channels": 8,
     "train#generator#mapping_layers": 2,
     "stylegan2_steps": 2,
     "stylegan2_batch_size": 4,

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from helpers import flags_of, flags_with_a_row, root_cause
+from helpers import flag_tests, root_cause
 from monai.bundle import ConfigWorkflow
 
 # Under these every component of the config is there, so that each flag has something to change.
@@ -164,34 +164,9 @@ FLAGS = [
     ),
 ]
 
-
-@pytest.fixture(scope="module")
-def content(workflow, tmp_path_factory):
-    """What the config makes of flags given besides those that fill every place."""
-    folder = tmp_path_factory.mktemp("flags")
-
-    def make(**flags):
-        return workflow("adapt.json", **{"output_dir": str(folder), **EVERYTHING, **flags}).parser.get_parsed_content
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def untouched(content):
-    return content()
-
-
-@pytest.mark.parametrize(
-    "flag, value, changed", FLAGS, ids=[f"{flag}-{number}" for number, (flag, *_) in enumerate(FLAGS)]
+test_each_flag_changes_what_it_says, test_every_setting_has_its_flag_test = flag_tests(
+    "adapt.json", FLAGS, not_flags=["stages"], given=EVERYTHING
 )
-def test_each_flag_changes_what_it_says(content, untouched, flag, value, changed):
-    assert not changed(untouched), "it is so without the flag"
-    assert changed(content(**{flag: value}))
-
-
-def test_every_setting_has_its_flag_test():
-    """Settings of a section, `section#name`, are MONAI's to set; of these the ones that more than one part shares."""
-    assert flags_of("adapt.json") - {"stages"} == flags_with_a_row(FLAGS, "adapt.json")
 
 
 def test_without_data_the_demo_budget_holds_and_flags_still_win(bundle_root, tmp_path):

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from helpers import ROOT, build_elsewhere, flags_of, flags_with_a_row, root_cause
+from helpers import ROOT, build_elsewhere, flag_tests, root_cause
 from monai.bundle import ConfigWorkflow
 
 CONFIG = str(ROOT / "configs" / "classify.json")
@@ -112,29 +112,9 @@ BESIDE = {
     "trunk_arguments": {},
 }
 
-
-@pytest.fixture(scope="module")
-def content(workflow, tmp_path_factory):
-    folder = str(tmp_path_factory.mktemp("flags"))
-
-    def make(**flags):
-        return workflow("classify.json", **{"output_dir": folder, **flags}).parser.get_parsed_content
-
-    return make
-
-
-@pytest.mark.parametrize(
-    "flag, value, changed", FLAGS, ids=[f"{flag}-{number}" for number, (flag, *_) in enumerate(FLAGS)]
+test_each_flag_changes_what_it_says, test_every_setting_has_its_flag_test = flag_tests(
+    "classify.json", FLAGS, also=["trunk_arguments"], beside=BESIDE
 )
-def test_each_flag_changes_what_it_says(content, flag, value, changed):
-    beside = BESIDE.get(flag, {})
-    assert not changed(content(**beside)), "it is so without the flag"
-    assert changed(content(**beside, **{flag: value}))
-
-
-def test_every_setting_has_its_flag_test():
-    settings = flags_of("classify.json", also=["trunk_arguments"])
-    assert settings == flags_with_a_row(FLAGS, "classify.json")
 
 
 def test_the_command_of_the_adaptation_is_followed_by_this_one_without_flags():

@@ -5,7 +5,7 @@ import json
 import pytest
 from compared import write_compared
 from conftest import TINY_EVALUATION
-from helpers import ROOT, build_elsewhere, flags_of, flags_with_a_row, root_cause
+from helpers import ROOT, build_elsewhere, flag_tests, root_cause
 from monai.bundle import ConfigWorkflow
 from processes import run_python
 
@@ -63,31 +63,18 @@ FLAGS = [
     ("inference_batch_size", 5, lambda w: w("context").inference_batch_size == w("network_def").batch_size == 5),
     ("mlflow_tracking_uri", "file:///x", lambda w: w("evaluation").context.mlflow_tracking_uri == "file:///x"),
 ]
-NEEDS_SELECTION = {"ratio", "selection"}
+NEEDS_SELECTION = dict.fromkeys(("ratio", "selection"), {"selection_file": "s.csv"})
 OF_PRETRAINING = {"patch_size": 48, "cache_dir": "elsewhere", "normalise_stain": True, "cache_gigabytes": 1}
 
-
-@pytest.fixture(scope="module")
-def content(workflow, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("flags")
-
-    def make(**flags):
-        return workflow("evaluate.json", **{"output_dir": str(folder), **flags}).parser.get_parsed_content
-
-    return make
-
-
-@pytest.mark.parametrize(
-    "flag, value, changed", FLAGS, ids=[f"{flag}-{number}" for number, (flag, *_) in enumerate(FLAGS)]
+test_each_flag_changes_what_it_says, test_every_setting_has_its_flag_test = flag_tests(
+    "evaluate.json", FLAGS, also=["extractors"], beside=NEEDS_SELECTION
 )
-def test_each_flag_changes_what_it_says(content, flag, value, changed):
-    besides = {"selection_file": "s.csv"} if flag in NEEDS_SELECTION else {}
-    assert not changed(content(**besides)), "it is so without the flag"
-    assert changed(content(**besides, **{flag: value}))
 
 
 def test_the_patches_of_the_pretraining_are_read_as_the_labelled_ones(content):
-    made = content(pretraining_dir="/patches", **OF_PRETRAINING, maximum_rejected_share=0.5)("pretraining")
+    made = content("evaluate.json", pretraining_dir="/patches", **OF_PRETRAINING, maximum_rejected_share=0.5)(
+        "pretraining"
+    )
     assert (made.patch_size, str(made.cache_dir), made.normalise_stain, made.cache_gigabytes) == (
         48,
         "elsewhere",
@@ -98,16 +85,13 @@ def test_the_patches_of_the_pretraining_are_read_as_the_labelled_ones(content):
 
 
 def test_where_a_selection_has_its_pool_can_be_said(content):
-    assert content(selection_file="s.csv")("augmented").pool_dir is None
-    assert str(content(selection_file="s.csv", pool_dir="moved")("augmented").pool_dir) == "moved"
-
-
-def test_every_setting_has_its_flag_test():
-    assert flags_of("evaluate.json", also=["extractors"]) == flags_with_a_row(FLAGS, "evaluate.json")
+    given = {"selection_file": "s.csv"}
+    assert content("evaluate.json", **given)("augmented").pool_dir is None
+    assert str(content("evaluate.json", **given, pool_dir="moved")("augmented").pool_dir) == "moved"
 
 
 def test_defaults_are_those_documented(content):
-    made = content()
+    made = content("evaluate.json")
     assert made("evaluation").sections == ["fidelity", "stain", "nuclei", "copies", "agreement"]
     assert made("network_def").names == ["judge_grey", "judge_colour"]
     assert made("dataset").parts == {"reference": "test", "floor": "unused", "held out": "unused"}

@@ -2,8 +2,7 @@
 
 import os
 
-import pytest
-from helpers import ROOT, flags_of, flags_with_a_row
+from helpers import ROOT, flag_tests
 from monai.bundle import ConfigWorkflow
 from processes import run_python
 
@@ -65,15 +64,9 @@ FLAGS = [
     ("mlflow_tracking_uri", "file:///x", lambda w: w("context").mlflow_tracking_uri == "file:///x"),
 ]
 
-
-@pytest.mark.parametrize("flag, value, changed", FLAGS, ids=[flag for flag, *_ in FLAGS])
-def test_each_flag_changes_what_it_says(workflow, tmp_path, flag, value, changed):
-    made = workflow("inference.json", **{"output_dir": str(tmp_path), "pictures": True, flag: value})
-    assert changed(made.parser.get_parsed_content)
-
-
-def test_every_setting_has_its_flag_test():
-    assert flags_of("inference.json") - {"inference"} == flags_with_a_row(FLAGS, "inference.json")
+test_each_flag_changes_what_it_says, test_every_setting_has_its_flag_test = flag_tests(
+    "inference.json", FLAGS, not_flags=["inference"], given={"pictures": True}
+)
 
 
 def test_defaults_are_those_documented():

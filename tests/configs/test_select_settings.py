@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from candidates import fill_pool, keys, write_labelled
 from conftest import TINY_SELECTION
-from helpers import ROOT, build_elsewhere, flags_of, flags_with_a_row, root_cause
+from helpers import ROOT, build_elsewhere, flag_tests, root_cause
 from monai.bundle import ConfigWorkflow
 from processes import run_python
 
@@ -121,32 +121,9 @@ FLAGS = [
     ),
 ]
 
-
-@pytest.fixture(scope="module")
-def content(workflow, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("flags")
-
-    def make(**flags):
-        return workflow("select.json", **{"output_dir": str(folder), **flags}).parser.get_parsed_content
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def untouched(content):
-    return content()
-
-
-@pytest.mark.parametrize(
-    "flag, value, changed", FLAGS, ids=[f"{flag}-{number}" for number, (flag, *_) in enumerate(FLAGS)]
+test_each_flag_changes_what_it_says, test_every_setting_has_its_flag_test = flag_tests(
+    "select.json", FLAGS, also=["ratios"]
 )
-def test_each_flag_changes_what_it_says(content, untouched, flag, value, changed):
-    assert not changed(untouched), "it is so without the flag"
-    assert changed(content(**{flag: value}))
-
-
-def test_every_setting_has_its_flag_test():
-    assert flags_of("select.json", also=["ratios"]) == flags_with_a_row(FLAGS, "select.json")
 
 
 def test_it_is_built_from_anywhere(tmp_path):

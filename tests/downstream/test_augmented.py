@@ -66,7 +66,7 @@ def refused(labelled, message, error=ValueError, **settings):
 
 def test_without_a_selection_it_is_the_training_part(labelled):
     source, part = AugmentedPatches(labelled), labelled.part("train")
-    assert source.labels is None, "nothing is read before prepare"
+    assert "labels" not in vars(source), "nothing is read before it is used"
     assert len(source) == len(part) == 9 and source.weighted_items() is None
     for index in range(9):
         assert torch.equal(source.read(index)["image"], part.read(index)["image"])

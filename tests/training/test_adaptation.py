@@ -282,7 +282,9 @@ def test_the_diffusion_model_itself_can_be_adapted(pretrained, adapted, workflow
     assert (folder / "diffusion.pt").read_bytes() == before
     with pytest.raises(RuntimeError) as caught:
         workflow("adapt.json", **settings | {"diffusion#optimizer#lr": 0.02}).run()
-    assert "can't be continued: its --diffusion#optimizer#lr is 0.01, this run's is 0.02" in str(root_cause(caught.value))
+    assert "can't be continued: its --diffusion#optimizer#lr is 0.01, this run's is 0.02" in str(
+        root_cause(caught.value)
+    )
 
 
 def test_adapting_in_a_folder_with_the_pretrained_model_is_refused(pretrained, adapted, workflow, tmp_path):

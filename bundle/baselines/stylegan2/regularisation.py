@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,37 @@ from bundle.baselines.augmentation import orient_each, shift, vary_density
 
 DENSITY_SCALE = 0.5
 MEAN_DECAY = 0.99
+
+
+@dataclasses.dataclass(frozen=True)
+class Regularisation:
+    """How strongly and how often each lazy regulariser acts (arXiv 1912.04958, appendix B); at a weight of 0 never.
+
+    Args:
+        r1_weight: gamma of R1 (arXiv 1801.04406), 0 or more.
+        r1_interval: steps between two updates of the discriminator by it.
+        path_weight: of the path length, 0 or more.
+        path_interval: steps between two updates of the generator by it.
+
+    Raises:
+        ValueError: a weight below 0.
+    """
+
+    r1_weight: float = 1.0
+    r1_interval: int = 16
+    path_weight: float = 2.0
+    path_interval: int = 4
+
+    def __post_init__(self) -> None:
+        for flag, value in (("r1_weight", self.r1_weight), ("train#regularisation#path_weight", self.path_weight)):
+            if value < 0:
+                raise ValueError(f"--{flag} is {value}; it must be 0 or more")
+
+    def r1_due(self, step: int) -> bool:
+        return self.r1_weight > 0 and step % self.r1_interval == 0
+
+    def path_due(self, step: int) -> bool:
+        return self.path_weight > 0 and step % self.path_interval == 0
 
 
 def lazy_optimizer(make: Callable[..., torch.optim.Adam], interval: int | None) -> dict[str, Any]:
@@ -123,10 +155,6 @@ class AdaptiveAugmentation:
         step = math.copysign(step, self.overfitting - self.target) if self.overfitting != self.target else 0.0
         self.probability = min(max(self.probability + step, 0.0), self.maximum)
         self._signs = []
-
-    def describe(self) -> list:
-        """Plain facts that a resumed run must share."""
-        return [self.target, self.images, self.interval, self.maximum]
 
     def state_dict(self) -> dict[str, Any]:
         return {"probability": self.probability, "overfitting": self.overfitting, "signs": list(self._signs)}

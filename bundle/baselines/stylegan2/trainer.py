@@ -18,6 +18,7 @@ from bundle.baselines.stylegan2.networks import StyleGAN2Generator
 from bundle.baselines.stylegan2.regularisation import (
     AdaptiveAugmentation,
     PathLengthPenalty,
+    Regularisation,
     lazy_optimizer,
     path_lengths,
 )
@@ -60,10 +61,7 @@ class StyleGAN2Trainer(StageTrainer):
             :func:`bundle.baselines.stylegan2.regularisation.lazy_optimizer`.
         labelled: the labelled patches; the part "train" alone is used.
         augmentation: of what the discriminator sees.
-        r1_weight: gamma, 0 or more.
-        r1_interval: steps between two updates by it.
-        path_weight: of the path length, 0 or more.
-        path_interval: steps between two updates by it.
+        regularisation: weights and intervals of R1 and path length.
         mixing_probability: share of images with styles of two latents.
         label_ramp: steps at which the class begins to count and at which it counts fully, linear between them: a
             training that begins without classes doesn't collapse to one picture a class (Shahbazi et al., arXiv
@@ -86,10 +84,7 @@ class StyleGAN2Trainer(StageTrainer):
         optimizer: Callable[..., torch.optim.Adam],
         labelled: LabelledPatches,
         augmentation: AdaptiveAugmentation,
-        r1_weight: float = 1.0,
-        r1_interval: int = 16,
-        path_weight: float = 2.0,
-        path_interval: int = 4,
+        regularisation: Regularisation,
         mixing_probability: float = 0.9,
         label_ramp: Sequence[int] = (0, 0),
         ema_decay: float = 0.999,
@@ -97,25 +92,19 @@ class StyleGAN2Trainer(StageTrainer):
         **stage: Any,
     ) -> None:
         super().__init__(**stage)
-        for name, value in (("r1_weight", r1_weight), ("train#trainer#path_weight", path_weight)):
-            if value < 0:
-                raise ValueError(f"--{name} is {value}; it must be 0 or more")
         if not 0 <= mixing_probability <= 1:
             raise ValueError(f"--train#trainer#mixing_probability is {mixing_probability}; it must lie between 0 and 1")
         if len(label_ramp) != 2 or not 0 <= label_ramp[0] <= label_ramp[1] <= self.steps:
             raise ValueError(
-                f"--label_ramp is {list(label_ramp)}; it needs two steps in order, between 0 and the {self.steps} "
-                "--stylegan2_steps"
+                f"--train#trainer#label_ramp is {list(label_ramp)}; it needs two steps in order, between 0 and the "
+                f"{self.steps} --stylegan2_steps"
             )
         self.generator_class = generator
         self.discriminator_class = discriminator
         self.make_optimizer = optimizer
         self.labelled = labelled
         self.augmentation = augmentation
-        self.r1_weight = r1_weight
-        self.r1_interval = r1_interval
-        self.path_weight = path_weight
-        self.path_interval = path_interval
+        self.regularisation = regularisation
         self.mixing_probability = mixing_probability
         self.label_ramp = [int(step) for step in label_ramp]
         self.ema_decay = ema_decay
@@ -150,9 +139,10 @@ class StyleGAN2Trainer(StageTrainer):
         self.generator, self.discriminator = (
             network.to(self.state.device, memory_format=torch.channels_last) for network in self.build_networks()
         )
+        lazy = self.regularisation
         intervals = (
-            self.path_interval if self.path_weight > 0 else None,
-            self.r1_interval if self.r1_weight > 0 else None,
+            lazy.path_interval if lazy.path_weight > 0 else None,
+            lazy.r1_interval if lazy.r1_weight > 0 else None,
         )
         self.optimizer, self.discriminator_optimizer = (
             self.make_optimizer(params=network.parameters(), **lazy_optimizer(self.make_optimizer, interval))
@@ -210,15 +200,16 @@ class StyleGAN2Trainer(StageTrainer):
             generated_logits = self.discriminator(shown.detach(), labels, weight)
         terms = {"discriminator": discriminator_loss(real_logits, generated_logits)}
         update(self.discriminator_optimizer, terms["discriminator"])
-        if self.r1_weight > 0 and self.state.iteration % self.r1_interval == 0:
+        lazy = self.regularisation
+        if lazy.r1_due(self.state.iteration):
             penalty = gradient_penalty(lambda images: self.discriminator(images, labels, weight), real)
-            update(self.discriminator_optimizer, self.r1_weight * self.r1_interval * penalty)
+            update(self.discriminator_optimizer, lazy.r1_weight * lazy.r1_interval * penalty)
             terms["r1"] = penalty
         self.discriminator.requires_grad_(False)
         with self.autocast():
             terms["generator"] = generator_loss(self.discriminator(shown, labels, weight))
         update(self.optimizer, terms["generator"])
-        if self.path_weight > 0 and self.state.iteration % self.path_interval == 0:
+        if lazy.path_due(self.state.iteration):
             terms["path_length"] = self.regularise_path(labels[: max(1, len(labels) // PATH_SHARE)], weight)
         self.ema.update(self.generator.state_dict())
         self.augmentation.observe(real_logits)
@@ -232,7 +223,8 @@ class StyleGAN2Trainer(StageTrainer):
         styles = self.generator.styles(latents, labels, weight, mixed)
         noise = functools.partial(torch.randn, device=self.state.device)
         lengths = path_lengths(self.generator.synthesis(styles, noise), styles)
-        update(self.optimizer, self.path_weight * self.path_interval * self.path_penalty(lengths))
+        factor = self.regularisation.path_weight * self.regularisation.path_interval
+        update(self.optimizer, factor * self.path_penalty(lengths))
         return lengths.mean()
 
     def averaged_network(self) -> StyleGAN2Generator:

@@ -31,8 +31,9 @@ class Augmentation:
         if unknown:
             raise ValueError(f"--augmentation names {unknown[0]!r}; it must name some of {', '.join(known)}")
         if not 0 <= density_scale < 1:
-            raise ValueError(f"--density_scale is {density_scale}; it must be 0 or more, and below 1")
-        self.density_scale = density_scale
+            raise ValueError(
+                f"--train#augmentation#density_scale is {density_scale}; it must be 0 or more, and below 1"
+            )
         self.chosen = [known[kind] for kind in self.kinds]
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
@@ -40,7 +41,3 @@ class Augmentation:
         for augment in self.chosen:
             images = augment(images)
         return images
-
-    def describe(self) -> list:
-        """Plain facts that a resumed run must share."""
-        return [self.kinds, self.density_scale]

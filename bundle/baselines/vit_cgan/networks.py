@@ -107,8 +107,7 @@ class VitGenerator(nn.Module):
         if not len(depths) == len(heads) == levels or not levels:
             raise ValueError(
                 f"--train#generator#dimensions {list(dimensions)}, --train#generator#depths {list(depths)} and "
-                f"--train#generator#heads "
-                f"{list(heads)} must have one number each for each level"
+                f"--train#generator#heads {list(heads)} must have one number each for each level"
             )
         multiple = patch_size * 2 ** (levels - 1)
         if side % multiple or patch_size % 2:
@@ -121,8 +120,8 @@ class VitGenerator(nn.Module):
         wrong = [(wide, number) for wide, number in zip(dimensions, heads) if wide % number]
         if wrong:
             raise ValueError(
-                f"--train#generator#dimensions has {wrong[0][0]}, which --train#generator#heads {wrong[0][1]} don't "
-                "divide"
+                f"--train#generator#dimensions has {wrong[0][0]}, which --train#generator#heads {wrong[0][1]} "
+                "don't divide"
             )
         self.noise_dimension = noise_dimension
         self.embedding = nn.Embedding(num_classes, condition_dimension)
@@ -286,8 +285,7 @@ class VitDiscriminator(nn.Module):
         if side % patch_size or patch_size % 4 or dimension % heads:
             raise ValueError(
                 f"--patch_size {side} must be a multiple of --train#discriminator#patch_size {patch_size}, that of 4, "
-                "and "
-                f"--train#discriminator#dimension {dimension} of --train#discriminator#heads {heads}"
+                f"and --train#discriminator#dimension {dimension} of --train#discriminator#heads {heads}"
             )
         self.trunk = VisionTransformer(
             side,

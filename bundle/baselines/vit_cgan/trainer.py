@@ -18,8 +18,8 @@ from bundle.baselines.losses import discriminator_loss, generator_loss, gradient
 from bundle.baselines.samples import averaged_copy, draw_classes, save_samples
 from bundle.baselines.vit_cgan.augmentation import Augmentation
 from bundle.baselines.vit_cgan.record import History
-from bundle.baselines.vit_cgan.selection import choose_generated
-from bundle.baselines.vit_cgan.weighting import LossWeighting
+from bundle.baselines.vit_cgan.selection import SelectiveAugmentation
+from bundle.baselines.vit_cgan.weighting import Losses, LossWeighting
 from bundle.data.labelled_part import LabelledPart
 from bundle.data.loader import read_images
 from bundle.downstream.classifier import measure_held_out
@@ -44,7 +44,7 @@ class VitCganTrainer(ImageClassifierTrainer):
 
     - discriminator and classifier: the adversarial loss of scores D(x, y) and D(G(z, y'), y'); R1 every
       `penalty_interval` steps, times that interval (lazy, StyleGAN2, arXiv 1912.04958, section 3.1); and the weighted
-      cross-entropies of the real images and of those generated ones that :func:`choose_generated` takes;
+      cross-entropies of the real images and of those generated ones that the selection takes;
     - generator: its adversarial loss, and its share of the cross-entropy of y' (AC-GAN, arXiv 1610.09585).
 
     The discriminator sees every image augmented. The teacher that chooses is the average of the discriminator's
@@ -53,25 +53,18 @@ class VitCganTrainer(ImageClassifierTrainer):
     Args:
         generator_architecture: the generator's class with its settings bound; `num_classes` and `side` are added.
         generator_optimizer: the optimiser's class with its settings bound.
-        weighting: names of losses -> how they are weighed.
-        weighting_rate: learning rate of what the weighting learns.
+        weighting: names of the classification losses -> how they are weighed against each other.
         augmentation: of what the discriminator sees.
-        penalty_weight: gamma of R1; 0 leaves it out.
-        penalty_interval: steps from one R1 to the next.
-        classification_weight: of the weighted cross-entropies in the discriminator's loss.
-        generator_class_weight: of the cross-entropy in the generator's loss. An auxiliary classifier alone draws a
-            generator to what it is surest of (Gong et al., arXiv 1907.02690).
-        label_smoothing: in [0, 1).
-        selection_start: the step from which generated images may join the classification loss; None for never.
-        confidence, realism_quantile, maximum_generated: see :func:`choose_generated`.
+        losses: what is added to the adversarial ones, and how much it counts.
+        selection: which generated images join the classification loss.
         generator_ema_decay: decay of the averaged generator, which makes the pools.
         picture_interval: steps between pictures and comparisons with real images.
-        compared_images: generated images of each class that are compared.
+        compared_images: generated images of each class that are compared, 4 or more.
         maximum_unused: see `bundle.downstream.classifier.DownstreamTrainer`.
         **classifier: arguments of ImageClassifierTrainer; `architecture` and `optimizer` are the discriminator's.
 
     Raises:
-        ValueError: settings out of range.
+        ValueError: too few compared images.
     """
 
     stage = "vit_cgan"
@@ -83,49 +76,23 @@ class VitCganTrainer(ImageClassifierTrainer):
         generator_optimizer: Callable[..., torch.optim.Optimizer],
         weighting: Callable[..., LossWeighting],
         augmentation: Augmentation,
-        weighting_rate: float = 0.01,
-        penalty_weight: float = 0.1,
-        penalty_interval: int = 16,
-        classification_weight: float = 1.0,
-        generator_class_weight: float = 0.1,
-        label_smoothing: float = 0.1,
-        selection_start: int | None = 1000,
-        confidence: float = 0.9,
-        realism_quantile: float = 0.25,
-        maximum_generated: float = 1.0,
+        losses: Losses,
+        selection: SelectiveAugmentation,
         generator_ema_decay: float = 0.999,
         picture_interval: int = 500,
         compared_images: int = 32,
         maximum_unused: int | None = None,
         **classifier: Any,
     ) -> None:
-        for name, value, valid, wanted in (
-            ("label_smoothing", label_smoothing, 0 <= label_smoothing < 1, "0 or more, and below 1"),
-            ("confidence", confidence, 0 <= confidence <= 1, "between 0 and 1"),
-            ("realism_quantile", realism_quantile, 0 <= realism_quantile <= 1, "between 0 and 1"),
-            ("maximum_generated", maximum_generated, 0 <= maximum_generated <= 1, "between 0 and 1"),
-            ("penalty_weight", penalty_weight, penalty_weight >= 0, "0 or more"),
-            ("classification_weight", classification_weight, classification_weight >= 0, "0 or more"),
-            ("generator_class_weight", generator_class_weight, generator_class_weight >= 0, "0 or more"),
-            ("compared_images", compared_images, compared_images >= 4, "4 or more"),
-        ):
-            if not valid:
-                raise ValueError(f"--train#trainer#{name} is {value}; it must be {wanted}")
+        if compared_images < 4:
+            raise ValueError(f"--train#trainer#compared_images is {compared_images}; it must be 4 or more")
         super().__init__(**classifier)
         self.generator_architecture = generator_architecture
         self.make_generator_optimizer = generator_optimizer
         self.make_weighting = weighting
-        self.weighting_rate = weighting_rate
         self.augmentation = augmentation
-        self.penalty_weight = penalty_weight
-        self.penalty_interval = penalty_interval
-        self.classification_weight = classification_weight
-        self.generator_class_weight = generator_class_weight
-        self.label_smoothing = label_smoothing
-        self.selection_start = selection_start
-        self.confidence = confidence
-        self.realism_quantile = realism_quantile
-        self.maximum_generated = maximum_generated
+        self.losses = losses
+        self.selection = selection
         self.generator_ema_decay = generator_ema_decay
         self.picture_interval = picture_interval
         self.compared_images = compared_images
@@ -146,7 +113,7 @@ class VitCganTrainer(ImageClassifierTrainer):
         self.weighting = self.make_weighting(names=[REAL, GENERATED]).to(device)
         learned = list(self.weighting.parameters())
         if learned:
-            self.optimizer.add_param_group({"params": learned, "lr": self.weighting_rate, "weight_decay": 0.0})
+            self.optimizer.add_param_group({"params": learned, "lr": self.weighting.rate, "weight_decay": 0.0})
         self.generator = self.build_generator().to(device)
         self.generator_optimizer = self.make_generator_optimizer(params=self.generator.parameters())
         self.generator_ema = ExponentialMovingAverage(self.generator.state_dict(), self.generator_ema_decay)
@@ -206,17 +173,18 @@ class VitCganTrainer(ImageClassifierTrainer):
         chosen = self.choose(images, labels, generated, wanted)
         scores, logits = self.judge(torch.cat([images, generated]), torch.cat([labels, wanted]))
         adversarial = discriminator_loss(scores[:count], scores[count:])
-        smoothed = functools.partial(cross_entropy, label_smoothing=self.label_smoothing)
-        losses = {REAL: smoothed(logits[:count], labels)}
+        smoothed = functools.partial(cross_entropy, label_smoothing=self.losses.label_smoothing)
+        entropies = {REAL: smoothed(logits[:count], labels)}
         if chosen.any():
-            losses[GENERATED] = smoothed(logits[count:][chosen], wanted[chosen])
+            entropies[GENERATED] = smoothed(logits[count:][chosen], wanted[chosen])
         weights = self.weighting.weights()
-        loss = adversarial + self.classification_weight * self.weighting(losses, self.network.shared_weight)
-        terms = {"discriminator": adversarial, "classifier": losses[REAL]}
-        if self.penalty_weight > 0 and self.state.iteration % self.penalty_interval == 0:
+        weighted = self.weighting(entropies, self.network.shared_weight)
+        loss = adversarial + self.losses.classification_weight * weighted
+        terms = {"discriminator": adversarial, "classifier": entropies[REAL]}
+        if self.losses.penalty_due(self.state.iteration):
             seen = self.augmentation(images)
             penalty = gradient_penalty(lambda batch: self.network.judge(batch, labels)[0], seen)
-            loss = loss + self.penalty_weight * self.penalty_interval * penalty
+            loss = loss + self.losses.penalty_weight * self.losses.penalty_interval * penalty
             terms["gradient_penalty"] = penalty
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -231,17 +199,15 @@ class VitCganTrainer(ImageClassifierTrainer):
     def choose(
         self, images: torch.Tensor, labels: torch.Tensor, generated: torch.Tensor, wanted: torch.Tensor
     ) -> torch.Tensor:
-        """Which generated images join the classification loss, bool [B]; see :func:`choose_generated`."""
-        if self.selection_start is None or self.state.iteration < self.selection_start:
+        """Which generated images join the classification loss, bool [B]."""
+        if not self.selection.started(self.state.iteration):
             return torch.zeros(len(generated), dtype=torch.bool, device=generated.device)
         self.teacher.load_state_dict(self.ema.weights)
         with self.autocast():
             scores, logits = self.teacher.judge(torch.cat([images, generated]), torch.cat([labels, wanted]))
         real, scores = scores.float().split([len(images), len(generated)])
         probabilities = logits[len(images) :].float().softmax(1)
-        return choose_generated(
-            probabilities, wanted, scores, real, self.confidence, self.realism_quantile, self.maximum_generated
-        )
+        return self.selection.choose(probabilities, wanted, scores, real)
 
     def update_generator(self, count: int) -> dict[str, torch.Tensor]:
         noise, wanted = self.draw(count)
@@ -249,7 +215,7 @@ class VitCganTrainer(ImageClassifierTrainer):
         scores, logits = self.judge(self.generate(noise, wanted), wanted)
         adversarial, classification = generator_loss(scores), cross_entropy(logits, wanted)
         self.generator_optimizer.zero_grad(set_to_none=True)
-        (adversarial + self.generator_class_weight * classification).backward()
+        (adversarial + self.losses.generator_class_weight * classification).backward()
         self.network.requires_grad_(True)
         self.generator_optimizer.step()
         self.generator_ema.update(self.generator.state_dict())
@@ -306,7 +272,7 @@ class VitCganTrainer(ImageClassifierTrainer):
             {
                 "compared_with_real": found,
                 "along_the_way": self.history.rows,
-                # Of all steps, those before `selection_start` included.
+                # Of all steps, those before the selection starts included.
                 "chosen_for_each_real": round(self.history.chosen / self.state.iteration, 4),
                 **self.effort(),
             },

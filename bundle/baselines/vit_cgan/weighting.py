@@ -1,4 +1,4 @@
-"""Dynamic weights of the classification losses: on real images, and on generated ones.
+"""Weights of the losses: fixed ones, and dynamic ones of the classification losses on real and on generated images.
 
 The abstract of arXiv 2212.09977 says that a dynamic weighting balances the losses of the classification tasks, not
 which. Here are the three usual ones, and none.
@@ -6,8 +6,8 @@ which. Here are the three usual ones, and none.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import nn
@@ -15,17 +15,47 @@ from torch import nn
 SMALLEST = 0.05  # of sigma²: a loss near 0, as of memorised images, is not to count beyond all measure
 
 
+@dataclasses.dataclass(frozen=True)
+class Losses:
+    """What is added to the adversarial losses, and how much it counts.
+
+    Args:
+        penalty_weight: gamma of R1 in the discriminator's loss; 0 leaves it out.
+        penalty_interval: steps from one R1 to the next, by which its weight is multiplied.
+        classification_weight: of the weighted cross-entropies in the discriminator's loss.
+        generator_class_weight: of the cross-entropy in the generator's loss. An auxiliary classifier alone draws a
+            generator to what it is surest of (Gong et al., arXiv 1907.02690).
+        label_smoothing: in [0, 1).
+
+    Raises:
+        ValueError: a number out of range.
+    """
+
+    penalty_weight: float = 0.1
+    penalty_interval: int = 16
+    classification_weight: float = 1.0
+    generator_class_weight: float = 0.1
+    label_smoothing: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("penalty_weight", "classification_weight", "generator_class_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"--train#losses#{name} is {getattr(self, name)}; it must be 0 or more")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(
+                f"--train#losses#label_smoothing is {self.label_smoothing}; it must be 0 or more, and below 1"
+            )
+
+    def penalty_due(self, step: int) -> bool:
+        return self.penalty_weight > 0 and step % self.penalty_interval == 0
+
+
 class LossWeighting(nn.Module):
     """Adds up losses by weights that follow the training. This one's weights stay: the option "fixed".
 
     Args:
         names: of the losses; in a step some may be absent.
-
-    Attributes:
-        kind: the option's name.
     """
-
-    kind = "fixed"
 
     def __init__(self, names: Sequence[str]) -> None:
         super().__init__()
@@ -45,22 +75,21 @@ class LossWeighting(nn.Module):
         """What each loss is multiplied by now, scalars."""
         return dict.fromkeys(self.names, torch.ones(()))
 
-    def describe(self) -> dict[str, Any]:
-        """Plain facts that a resumed run must share."""
-        return {"kind": self.kind}
-
 
 class UncertaintyWeighting(LossWeighting):
     """L_i / (2 sigma_i²) + log(sigma_i) for each loss, sigma_i² = exp(s_i) learned; its optimum is sigma_i² = L_i.
 
     Kendall, Gal & Cipolla (arXiv 1705.07115), Eq. 7 (their Eq. 10 for a classification has 1 / sigma², so an optimum of
     2 L_i). The derivative with regard to s_i is (1 - L_i / sigma_i²) / 2. sigma_i² stays above 0.05.
+
+    Args:
+        names: of the losses.
+        rate: learning rate of s_i.
     """
 
-    kind = "uncertainty"
-
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], rate: float = 0.01) -> None:
         super().__init__(names)
+        self.rate = rate
         self.log_variances = nn.ParameterDict({name: nn.Parameter(torch.zeros(())) for name in names})
 
     def forward(self, losses: Mapping[str, torch.Tensor], shared: torch.Tensor | None = None) -> torch.Tensor:
@@ -85,8 +114,6 @@ class DynamicAverageWeighting(LossWeighting):
         interval: steps that are averaged over.
         temperature: T, 2 in the paper.
     """
-
-    kind = "dynamic_average"
 
     def __init__(self, names: Sequence[str], interval: int = 100, temperature: float = 2.0) -> None:
         super().__init__(names)
@@ -125,9 +152,6 @@ class DynamicAverageWeighting(LossWeighting):
         # Copies, because a graph that holds them is still to be passed backward when they change.
         return dict(zip(self.names, self.present.clone()))
 
-    def describe(self) -> dict[str, Any]:
-        return {"kind": self.kind, "interval": self.interval, "temperature": self.temperature}
-
 
 class GradientNormWeighting(LossWeighting):
     """Weights by which the gradient of each loss at a shared layer has a norm that fits how far the loss has fallen.
@@ -142,8 +166,6 @@ class GradientNormWeighting(LossWeighting):
         alpha: how strongly those that have fallen less are favoured; 1.5 in the paper.
         rate: of the steps that the weights take; 0.025 in the paper.
     """
-
-    kind = "gradient_norm"
 
     def __init__(self, names: Sequence[str], alpha: float = 1.5, rate: float = 0.025) -> None:
         super().__init__(names)
@@ -173,6 +195,3 @@ class GradientNormWeighting(LossWeighting):
 
     def weights(self) -> dict[str, torch.Tensor]:
         return dict(zip(self.names, self.present.clone()))
-
-    def describe(self) -> dict[str, Any]:
-        return {"kind": self.kind, "alpha": self.alpha, "rate": self.rate}

@@ -6,6 +6,7 @@ import filecmp
 import logging
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,40 @@ MADE_WITH = {
     ADAPTED_DIFFUSION: ("adaptation", "diffusion_adaptation", "synthesis", "selection"),
     FROM_SCRATCH: ("from_scratch", "adaptation", "synthesis", "selection"),
 }
+
+
+@dataclass(frozen=True)
+class LabelledSplit:
+    """Which labelled images the study uses: those of an adaptation, or with each seed others.
+
+    Args:
+        adapted_dir: the adaptation that the labelled split and the guided pool come from; not used with `vary`.
+        vary: whether each seed redraws the labelled images, and does everything after it anew.
+        labels_per_class, label_fraction: how many labels each seed then draws, see configs/adapt.json; without a number
+            as that config does.
+
+    Raises:
+        ValueError: a number of labels where none are drawn.
+    """
+
+    adapted_dir: str | Path
+    vary: bool = False
+    labels_per_class: int | None = None
+    label_fraction: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.labels and not self.vary:
+            name, value = next(iter(self.labels.items()))
+            raise ValueError(
+                f"--{name} {value} says how many labels each seed draws, and the labels used are those of "
+                f"{self.adapted_dir}/split.csv: leave it out, or give --vary_split True"
+            )
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """The settings of configs/adapt.json that are given."""
+        given = {"labels_per_class": self.labels_per_class, "label_fraction": self.label_fraction}
+        return {name: value for name, value in given.items() if value is not None}
 
 
 class StudyPools:

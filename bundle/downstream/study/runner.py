@@ -12,10 +12,10 @@ from typing import Any
 
 from bundle.data.split import fingerprint_split, read_split
 from bundle.downstream.study.finished import finished_rows, finished_runs
-from bundle.downstream.study.pools import MADE_WITH, StudyPools
+from bundle.downstream.study.pools import MADE_WITH, LabelledSplit, StudyPools
 from bundle.downstream.study.rows import COLOUR, Row
 from bundle.downstream.study.table import write_tables
-from bundle.downstream.study.training import DONE, FAILED, one_line, train, training_processes
+from bundle.downstream.study.training import DONE, FAILED, Training, one_line, train, training_processes
 from bundle.runs.files import write_json
 from bundle.runs.folder import RunFolder
 from bundle.selection.table import read_selection
@@ -34,21 +34,13 @@ class Study:
         variants: of `VARIANTS`; or their names with commas.
         seeds: how many runs of each row.
         seed: of the first; run i has seed + i.
-        adapted_dir: the adaptation that the labelled split and the guided pool come from; not used with `vary_split`.
+        labelled: which labelled images each seed has.
         data, chain: see :class:`bundle.downstream.study.pools.StudyPools`.
-        classification: settings of configs/classify.json.
-        steps: optimiser steps of every row but those that ask for a share of them.
-        strong_stain: settings of configs/classify.json for rows with strong stain augmentation.
-        vary_split: whether each seed redraws the labelled images, and does everything after it anew.
-        parallel_runs: how many classifiers are trained at a time, each in a process of its own with its share of the
-            threads. It changes rounding at most.
-        labels: how many it then draws, "labels_per_class" or "label_fraction" of configs/adapt.json; without a number
-            as that config does.
+        training: how the classifiers of all rows are trained.
         classifiers: folders of finished trainings by name, rows of their own; see `bundle.downstream.study.finished`.
 
     Raises:
-        ValueError: an unknown variant, a number of labels where none are drawn, or finished trainings where each seed
-            draws its own.
+        ValueError: an unknown variant, or finished trainings where each seed draws its own labels.
     """
 
     def __init__(
@@ -58,43 +50,27 @@ class Study:
         variants: Sequence[str] | str,
         seeds: int,
         seed: int,
-        adapted_dir: str | Path,
+        labelled: LabelledSplit,
         data: Mapping[str, Any],
         chain: Mapping[str, Mapping[str, Any]],
-        classification: Mapping[str, Any],
-        steps: int,
-        strong_stain: Mapping[str, Any],
-        vary_split: bool = False,
-        labels: Mapping[str, Any] | None = None,
-        parallel_runs: int = 1,
+        training: Training,
         classifiers: Mapping[str, str | Sequence[str]] | None = None,
     ) -> None:
         self.variants = [name.strip() for name in variants.split(",")] if isinstance(variants, str) else list(variants)
         unknown = [name for name in self.variants if name not in VARIANTS]
         if unknown or not self.variants:
             raise ValueError(f"--variants is {self.variants}; it must name some of {', '.join(VARIANTS)}")
-        self.labels = {name: value for name, value in (labels or {}).items() if value is not None}
-        if self.labels and not vary_split:
-            name, value = next(iter(self.labels.items()))
-            raise ValueError(
-                f"--{name} {value} says how many labels each seed draws, and the labels used are those of "
-                f"{adapted_dir}/split.csv: leave it out, or give --vary_split True"
-            )
-        if classifiers and vary_split:
+        if classifiers and labelled.vary:
             raise ValueError("--classifiers were trained on one labelled split: leave out --vary_split True")
         self.folder = folder
         self.rows = list(rows)
         self.classifiers = dict(classifiers or {})
         self.finished_rows = finished_rows(self.classifiers)
         self.seeds = [seed + number for number in range(seeds)]
-        self.adapted_dir = Path(adapted_dir).expanduser()
+        self.labelled = labelled
         self.data = dict(data)
         self.chain = {name: dict(settings) for name, settings in chain.items()}
-        self.classification = dict(classification)
-        self.steps = steps
-        self.strong_stain = dict(strong_stain)
-        self.vary_split = vary_split
-        self.parallel_runs = parallel_runs
+        self.training = training
         self._made: dict[Hashable, Any] = {}
 
     def run(self, next_command: str = "") -> None:
@@ -126,13 +102,10 @@ class Study:
     def plan(self, row: Row, variant: str, seed: int) -> dict[str, Any]:
         """A run: its row, variant, seed, name and folder, the "settings" of its classifier, and in "made_with" those
         that the images depend on."""
-        settings = {**self.classification, **row.settings, "seed": seed, "normalise_stain": VARIANTS[variant]}
-        settings["classifier_steps"] = max(1, round(self.steps * row.steps))
-        if row.stain:
-            settings |= self.strong_stain
-        made_with = {"patch_size": self.data["patch_size"], "vary_split": self.vary_split}
-        if self.vary_split:
-            made_with |= {**self.labels, "adaptation": self.chain["adaptation"]}
+        settings = self.training.settings(row, seed=seed, normalise_stain=VARIANTS[variant])
+        made_with = {"patch_size": self.data["patch_size"], "vary_split": self.labelled.vary}
+        if self.labelled.vary:
+            made_with |= {**self.labelled.labels, "adaptation": self.chain["adaptation"]}
         if row.pool is not None:
             settings |= {"selection": row.selection, "ratio": row.ratio}
             own = {row.pool: self.chain["pools"][row.pool]} if row.pool in self.chain["pools"] else {}
@@ -150,12 +123,12 @@ class Study:
 
     def perform(self, runs: Sequence[dict[str, Any]]) -> None:
         """Trains what is missing, some at a time, and writes the table after each."""
-        with training_processes(self.parallel_runs) as trainers:
+        with training_processes(self.training.parallel_runs) as trainers:
             under_way: set[Future] = set()
             for number, run in enumerate(runs):
                 logger.info(f"study: run {number + 1} of {len(runs)} still to do: {run['name']}")
                 under_way |= self.begin(run, trainers)
-                if len(under_way) >= self.parallel_runs:
+                if len(under_way) >= self.training.parallel_runs:
                     under_way = self.finished(under_way)
             while under_way:
                 under_way = self.finished(under_way)
@@ -221,10 +194,11 @@ class Study:
 
     def place(self, seed: int) -> Path:
         """Where what belongs to a seed's labelled split is kept."""
-        return self.folder / "splits" / f"seed_{seed}" if self.vary_split else self.folder.path
+        return self.folder / "splits" / f"seed_{seed}" if self.labelled.vary else self.folder.path
 
     def split_file(self, seed: int) -> Path:
-        return (self.place(seed) / "adapt" if self.vary_split else self.adapted_dir) / "split.csv"
+        folder = self.place(seed) / "adapt" if self.labelled.vary else Path(self.labelled.adapted_dir).expanduser()
+        return folder / "split.csv"
 
     def split(self, seed: int) -> str:
         """The fingerprint of a seed's labelled split, which exists."""
@@ -232,16 +206,16 @@ class Study:
         return self.once(("split", path), lambda: fingerprint_split(read_split(path)))
 
     def pools(self, seed: int) -> StudyPools:
-        """What belongs to the labelled split of a seed, which with `vary_split` is drawn and adapted to here."""
+        """What belongs to the labelled split of a seed, drawn and adapted to here where each has its own."""
         folder, adapted_dir = self.place(seed), self.split_file(seed).parent
 
         def make() -> StudyPools:
-            if not self.vary_split:
+            if not self.labelled.vary:
                 return StudyPools(folder, adapted_dir, self.data, self.chain)
             # Of built-in patches each seed has its own, and their folder holds those of one.
             own = {"cache_dir": str(folder / "cache")} if self.data["dataset_dir"] is None else {}
             pools = StudyPools(folder, adapted_dir, {**self.data, **own}, self.chain, seed)
-            pools.adapt(adapted_dir, **self.labels)
+            pools.adapt(adapted_dir, **self.labelled.labels)
             return pools
 
         return self.once(("pools", folder), make)
@@ -285,11 +259,11 @@ class Study:
         """The table of what there is so far."""
         runs = [{**run, "facts": self.recorded(run)} for run in self.planned()]
         rows = [*self.rows, *self.finished_rows]
-        write_tables(self.folder, rows, self.variants, [*runs, *self.read_finished()], self.vary_split)
+        write_tables(self.folder, rows, self.variants, [*runs, *self.read_finished()], self.labelled.vary)
 
     def read_finished(self) -> list[dict[str, Any]]:
         """The runs that were trained elsewhere."""
         if not self.classifiers:
             return []
         variants = {VARIANTS[name]: name for name in self.variants}
-        return finished_runs(self.classifiers, variants, self.adapted_dir / "split.csv")
+        return finished_runs(self.classifiers, variants, self.split_file(self.seeds[0]))

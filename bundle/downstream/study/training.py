@@ -7,19 +7,46 @@ import logging
 import multiprocessing
 import os
 import threading
+from collections.abc import Mapping
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
+from bundle.downstream.study.rows import Row
 from bundle.runs.chain import run_config
 from bundle.runs.files import write_json
 
 logger = logging.getLogger(__name__)
 
 DONE, FAILED = "done", "failed: "
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the classifiers of all rows are trained.
+
+    Args:
+        steps: optimiser steps of every row but those that ask for a share of them.
+        classification: further settings of configs/classify.json.
+        strong_stain: settings of configs/classify.json for rows with strong stain augmentation.
+        parallel_runs: how many classifiers are trained at a time, each in a process of its own with its share of the
+            threads. It changes rounding at most.
+    """
+
+    steps: int
+    classification: Mapping[str, Any] = field(default_factory=dict)
+    strong_stain: Mapping[str, Any] = field(default_factory=dict)
+    parallel_runs: int = 1
+
+    def settings(self, row: Row, **own: Any) -> dict[str, Any]:
+        """Those of one training of a row; `own` are of the single training, such as its seed."""
+        settings = {**self.classification, **row.settings, **own}
+        settings["classifier_steps"] = max(1, round(self.steps * row.steps))
+        return settings | (dict(self.strong_stain) if row.stain else {})
 
 
 def train(name: str, folder: Path, facts: dict[str, Any], run_id: str, settings: dict[str, Any]) -> None:

@@ -3,8 +3,7 @@
 import json
 
 import pytest
-from helpers import flags_of, flags_with_a_row, root_cause
-from monai.bundle import ConfigWorkflow
+from helpers import flag_tests, root_cause
 
 
 def trainer(w):
@@ -21,7 +20,7 @@ def architectures(w, name):
 
 def handed_on(w, name):
     """A setting as `synthesis` gives it to configs/baseline_inference.json."""
-    return w("synthesis")[0][name]
+    return w(f"synthesis::0::{name}")
 
 
 # Each setting a user may change, another value for it, and what then must have changed.
@@ -38,7 +37,7 @@ FLAGS = [
     ("seed", 7, lambda w: trainer(w).seed == loader(w).step_sampler.seed == 7),
     ("seed", 7, lambda w: handed_on(w, "seed") == 7),
     ("patch_size", 32, lambda w: w("labelled").patch_size == 32),
-    ("normalise_stain", True, lambda w: w("labelled").store_arguments["normalise_stain"] is True),
+    ("normalise_stain", True, lambda w: w("labelled").store_arguments.get("normalise_stain") is True),
     ("split_file", "my.csv", lambda w: str(w("labelled").drawing.split_file) == "my.csv"),
     ("label_fraction", 0.3, lambda w: w("labelled").drawing.label_fraction == 0.3),
     (
@@ -56,16 +55,16 @@ FLAGS = [
     ("num_workers", 2, lambda w: loader(w).num_workers == 2),
     ("geometry", "none", lambda w: type(w("train#preprocessing").transforms[0]).__name__ == "Identityd"),
     ("channels", [8, 8], lambda w: architectures(w, "channels") == [[8, 8], [8, 8]]),
-    ("latent_channels", 9, lambda w: trainer(w).generator_class.keywords["latent_channels"] == 9),
-    ("style_channels", 9, lambda w: trainer(w).generator_class.keywords["style_channels"] == 9),
+    ("train#generator#latent_channels", 9, lambda w: trainer(w).generator_class.keywords["latent_channels"] == 9),
+    ("train#generator#style_channels", 9, lambda w: trainer(w).generator_class.keywords["style_channels"] == 9),
     ("stylegan2_steps", 9, lambda w: trainer(w).steps == loader(w).step_sampler.steps == 9),
     ("stylegan2_batch_size", 8, lambda w: loader(w).items_per_batch == 8),
     ("stylegan2_learning_rate", 1e-4, lambda w: trainer(w).make_optimizer.keywords["lr"] == 1e-4),
-    ("stylegan2_batch_size", 8, lambda w: trainer(w).r1_weight == 0.0002 * 64**2 / 8),
-    ("r1_weight", 5.0, lambda w: trainer(w).r1_weight == 5.0),
-    ("label_ramp", [3, 5], lambda w: trainer(w).label_ramp == [3, 5]),
+    ("stylegan2_batch_size", 8, lambda w: trainer(w).regularisation.r1_weight == 0.0002 * 64**2 / 8),
+    ("r1_weight", 5.0, lambda w: trainer(w).regularisation.r1_weight == 5.0),
+    ("train#trainer#label_ramp", [3, 5], lambda w: trainer(w).label_ramp == [3, 5]),
     ("train#augmentation#target", None, lambda w: trainer(w).augmentation.target is None),
-    ("watch_interval", 7, lambda w: trainer(w).watch_interval == 7),
+    ("train#trainer#watch_interval", 7, lambda w: trainer(w).watch_interval == 7),
     ("picture_interval", 7, lambda w: trainer(w).handlers[1].interval == 7),
     (
         "inference_batch_size",
@@ -97,38 +96,12 @@ OF_SYNTHESIS = [
     ("truncation", 0.7, lambda w: w("inferer").truncation == 0.7),
     ("mlflow_tracking_uri", "file:///x", lambda w: w("context").mlflow_tracking_uri == "file:///x"),
 ]
-TABLES = {"stylegan2.json": FLAGS, "baseline_inference.json": OF_SYNTHESIS}
-CASES = [(config, *case) for config, table in TABLES.items() for case in table]
-
-
-@pytest.fixture
-def content(bundle_root, tmp_path, monkeypatch):
-    """What a config makes of flags; nothing is run."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("bundle.runs.chain.run_config", lambda **settings: settings)
-
-    def make(config, *overlays, **flags):
-        files = [str(bundle_root / "configs" / name) for name in (config, *overlays)]
-        given = {"device": "cpu", "precision": "fp32", **flags}
-        made = ConfigWorkflow(files, workflow_type="train", bundle_root=str(bundle_root), **given)
-        made.initialize()
-        return made.parser.get_parsed_content
-
-    return make
-
-
-@pytest.mark.parametrize(
-    "config, flag, value, changed", CASES, ids=[f"{case[1]}-{number}" for number, case in enumerate(CASES)]
+test_each_flag_changes_what_it_says, test_every_setting_has_its_flag_test = flag_tests(
+    "stylegan2.json", FLAGS, also=["channels"]
 )
-def test_each_flag_changes_what_it_says(content, config, flag, value, changed):
-    assert not changed(content(config)), "it is so without the flag"
-    assert changed(content(config, **{flag: value}))
-
-
-@pytest.mark.parametrize("config", TABLES)
-def test_every_setting_has_its_flag_test(config):
-    settings = flags_of(config, also=["label_ramp", "channels"])
-    assert settings - {"inference"} == flags_with_a_row(TABLES[config], config)
+test_each_flag_of_synthesis_changes_what_it_says, test_every_setting_of_synthesis_has_its_flag_test = flag_tests(
+    "baseline_inference.json", OF_SYNTHESIS, not_flags=["inference"]
+)
 
 
 @pytest.mark.parametrize("overlay", ["paper_stylegan2.json", "strong_stylegan2.json"])
@@ -136,7 +109,7 @@ def test_the_presets_change_settings_and_build(content, bundle_root, overlay):
     from bundle.baselines.stylegan2.networks import check_channels
 
     values = json.loads((bundle_root / "configs" / overlay).read_text())
-    w = content("stylegan2.json", overlay)
+    w = content(["stylegan2.json", overlay])
     assert {name: w(name) for name in values if name != "num_workers"} | {
         "num_workers": w("context").num_workers
     } == values
@@ -147,7 +120,7 @@ def test_the_presets_change_settings_and_build(content, bundle_root, overlay):
         assert images == pytest.approx(100 * 5000, abs=64) and w("train#trainer").augmentation.target is None
         assert (w("stylegan2_batch_size"), w("stylegan2_learning_rate")) == (64, 2e-4)
     else:
-        assert images == 5_000_000 and [step * 64 for step in w("label_ramp")] == [2_000_000, 4_000_000]
+        assert images == 5_000_000 and [step * 64 for step in w("train#trainer").label_ramp] == [2_000_000, 4_000_000]
 
 
 @pytest.mark.parametrize(
@@ -155,8 +128,8 @@ def test_the_presets_change_settings_and_build(content, bundle_root, overlay):
     [
         "stylegan2_steps",
         "stylegan2_batch_size",
-        "train#trainer#r1_interval",
-        "train#trainer#path_interval",
+        "train#regularisation#r1_interval",
+        "train#regularisation#path_interval",
         "num_images",
     ],
 )

@@ -22,17 +22,17 @@ TINY_STYLEGAN2 = {
     "labels_per_class": 4,
     "labelled#validation_share": 0.25,
     "channels": [8, 8, 8, 4],
-    "latent_channels": 8,
-    "style_channels": 8,
+    "train#generator#latent_channels": 8,
+    "train#generator#style_channels": 8,
     "train#generator#mapping_layers": 2,
     "stylegan2_steps": 4,
     "stylegan2_batch_size": 4,
-    "train#trainer#r1_interval": 2,
-    "train#trainer#path_interval": 2,
-    "label_ramp": [1, 3],
+    "train#regularisation#r1_interval": 2,
+    "train#regularisation#path_interval": 2,
+    "train#trainer#label_ramp": [1, 3],
     "train#augmentation#images": 20,
     "train#augmentation#target": -1.0,
-    "watch_interval": 2,
+    "train#trainer#watch_interval": 2,
     "picture_interval": 4,
     "checkpoint_interval": 2,
     "inference_batch_size": 4,
@@ -87,7 +87,7 @@ def test_output_contract(trained):
     artefact = read_artefact(trained / "stylegan2.pt", "stylegan2")
     assert artefact["classes"] == CLASSES and artefact["patch_size"] == 32
     assert artefact["weights"]["mean_styles"].abs().sum() > 0
-    assert artefact["identity"]["--label_ramp"] == [1, 3]
+    assert artefact["identity"]["--train#trainer#label_ramp"] == [1, 3]
     for name in ("samples.png", "pictures/samples_000004.png"):
         picture = Image.open(trained / name)
         assert picture.height == 26 + 9 * 136 and read_marks(trained / name)["SyntheticData"] == "YES"
@@ -97,7 +97,7 @@ def test_output_contract(trained):
 
 def test_an_untrained_generator_is_said_to_have_failed(made, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
-        made(tmp_path, stylegan2_steps=1, label_ramp=[0, 0]).run()
+        made(tmp_path, stylegan2_steps=1, **nested(label_ramp=[0, 0])).run()
     warnings = json.loads((tmp_path / "metrics.json").read_text())["stylegan2"]["warnings"]
     assert any("failed" in warning for warning in warnings)
     assert "failed" in caplog.text
@@ -130,9 +130,8 @@ def trainer(made, tmp_path):
     """One that is ready for a step, with a batch for it."""
 
     def make(**settings):
-        trainer = made(tmp_path, label_ramp=settings.pop("label_ramp", [0, 0]), **settings).parser.get_parsed_content(
-            "train#trainer"
-        )
+        settings = {**nested(label_ramp=[0, 0]), **settings}
+        trainer = made(tmp_path, **settings).parser.get_parsed_content("train#trainer")
         trainer.prepare()
         torch.manual_seed(3)
         return trainer, {"image": torch.rand(4, 3, 32, 32) * 2 - 1, "label": torch.tensor([0, 1, 2, 3])}
@@ -147,7 +146,7 @@ def step(trainer, batch, iteration):
 
 
 def test_the_class_counts_more_and_more(trainer):
-    made, _ = trainer(stylegan2_steps=8, label_ramp=[2, 6])
+    made, _ = trainer(stylegan2_steps=8, **nested(label_ramp=[2, 6]))
     weights = []
     for iteration in (1, 2, 3, 5, 6, 8):
         made.state.iteration = iteration
@@ -169,7 +168,9 @@ def test_styles_are_mixed_with_one_cut_an_image(trainer):
 
 
 def test_regularisers_are_updates_of_their_own_every_so_many_steps(trainer, monkeypatch):
-    made, batch = trainer(r1_weight=3.0, **nested(r1_interval=2, path_weight=5.0, path_interval=4))
+    made, batch = trainer(
+        r1_weight=3.0, **nested("train#regularisation", r1_interval=2, path_weight=5.0, path_interval=4)
+    )
     made.path_penalty = lambda lengths: lengths.mean()
     taken = []
     monkeypatch.setattr(
@@ -186,7 +187,7 @@ def test_regularisers_are_updates_of_their_own_every_so_many_steps(trainer, monk
 
 
 def test_one_augmentation_of_the_generated_images_serves_both_updates(trainer):
-    made, batch = trainer(r1_weight=0.0, **nested(path_weight=0.0))
+    made, batch = trainer(r1_weight=0.0, **nested("train#regularisation", path_weight=0.0))
     made.augmentation.probability = 0.8
     judged = []
     made.discriminator.register_forward_pre_hook(lambda network, arguments: judged.append(arguments[0]))
@@ -224,7 +225,7 @@ def test_a_finished_training_is_kept(made, trained, caplog):
 def test_other_settings_do_not_continue_it(made, trained):
     for settings in (
         {"r1_weight": 3.0},
-        {"label_ramp": [0, 3]},
+        {"train#trainer#label_ramp": [0, 3]},
         {"train#trainer#mixing_probability": 0.1},
         {"geometry": "none"},
     ):
@@ -286,10 +287,10 @@ def test_a_selection_from_the_pool(pool, trained, made, workflow, tmp_path):
             {"stylegan2_batch_size": 6},
             "--stylegan2_batch_size is 6; it must be a multiple of --train#discriminator#group",
         ),
-        ({"label_ramp": [3, 1]}, "--label_ramp is [3, 1]"),
-        ({"label_ramp": [0, 9]}, "between 0 and the 4 --stylegan2_steps"),
+        ({"train#trainer#label_ramp": [3, 1]}, "--train#trainer#label_ramp is [3, 1]"),
+        ({"train#trainer#label_ramp": [0, 9]}, "between 0 and the 4 --stylegan2_steps"),
         ({"train#trainer#mixing_probability": 2.0}, "--train#trainer#mixing_probability is 2.0"),
-        ({"train#trainer#path_weight": -1.0}, "--train#trainer#path_weight is -1.0"),
+        ({"train#regularisation#path_weight": -1.0}, "--train#regularisation#path_weight is -1.0"),
         ({"channels": [8, 8]}, "--channels has 2 numbers, and a patch of 32 pixels"),
         ({"geometry": "turns"}, "--geometry is 'turns'"),
     ],

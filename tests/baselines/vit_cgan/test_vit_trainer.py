@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 from conftest import TINY_SELECTION
-from helpers import ROOT, assert_equal, kill_stage, nested
+from helpers import ROOT, assert_equal, kill_stage, nested, root_cause
 from monai.bundle import ConfigWorkflow
 
 from bundle.baselines.vit_cgan.networks import VitDiscriminator, VitGenerator
@@ -30,10 +30,10 @@ TINY_VIT_CGAN = {
     "train#discriminator#heads": 2,
     "vit_cgan_steps": 4,
     "vit_cgan_batch_size": 4,
-    "train#trainer#penalty_interval": 2,
-    "selection_start": 1,
-    "train#trainer#confidence": 0.0,
-    "train#trainer#realism_quantile": 0.0,
+    "train#losses#penalty_interval": 2,
+    "train#selection#start": 1,
+    "train#selection#confidence": 0.0,
+    "train#selection#realism_quantile": 0.0,
     "validation_interval": 2,
     "picture_interval": 2,
     "train#trainer#compared_images": 4,
@@ -148,10 +148,10 @@ def test_an_image_that_fails_either_gate_adds_nothing(trainer):
     """The step is then that without selective augmentation, bit for bit."""
     states = {}
     for name, settings in {
-        "off": {"selection_start": None},
-        "not yet": {"selection_start": 2},
-        "unsure": {"train#trainer#confidence": 1.0},
-        "none allowed": {"train#trainer#maximum_generated": 0.0},
+        "off": {"train#selection#start": None},
+        "not yet": {"train#selection#start": 2},
+        "unsure": {"train#selection#confidence": 1.0},
+        "none allowed": {"train#selection#maximum_generated": 0.0},
         "all": {},
     }.items():
         made, batch = trainer(**settings)
@@ -161,7 +161,7 @@ def test_an_image_that_fails_either_gate_adds_nothing(trainer):
     for name in ("not yet", "unsure", "none allowed"):
         assert_equal(dict(states["off"]), dict(states[name]))
     assert any(not torch.equal(states["off"][name], tensor) for name, tensor in states["all"].items())
-    made, batch = trainer(**nested(realism_quantile=1.0))
+    made, batch = trainer(**nested("train#selection", realism_quantile=1.0))
     made.teacher.realism.bias.data.zero_()
     made.ema.weights["projection.weight"][:4] += 1e3 * torch.sign(made.ema.weights["projection.weight"][:4])
     assert step(made, {**batch, "label": torch.zeros(4, dtype=torch.int64)})["chosen"] < 1
@@ -183,7 +183,7 @@ def test_a_rare_penalty_counts_for_the_steps_without_one(trainer):
     """Twice the weight at every step is the same step as the weight at every second."""
     states = []
     for weight, interval in ((0.5, 2), (1.0, 1), (0.0, 1)):
-        made, batch = trainer(**nested(penalty_weight=weight, penalty_interval=interval))
+        made, batch = trainer(**nested("train#losses", penalty_weight=weight, penalty_interval=interval))
         step(made, batch, iteration=2)
         states.append(dict(made.network.state_dict()))
     assert_equal(states[0], states[1])
@@ -205,7 +205,7 @@ def test_a_step_in_bf16_leaves_finite_weights_in_fp32(trainer):
 
 
 def test_the_generator_step_leaves_the_discriminator_and_learns_its_class(trainer):
-    made, batch = trainer(**nested(generator_class_weight=5.0))
+    made, batch = trainer(**nested("train#losses", generator_class_weight=5.0))
     before = {name: tensor.clone() for name, tensor in made.network.state_dict().items()}
     terms = made.update_generator(4)
     assert_equal(before, dict(made.network.state_dict()))
@@ -245,13 +245,14 @@ def test_its_pool_goes_through_the_common_path(trained, tmp_path):
 @pytest.mark.parametrize(
     "name, value",
     [
-        ("train#trainer#label_smoothing", 1.0),
-        ("train#trainer#confidence", 1.5),
-        ("train#trainer#realism_quantile", -0.1),
-        ("train#trainer#maximum_generated", 2.0),
-        ("train#trainer#penalty_weight", -1.0),
-        ("train#trainer#classification_weight", -1.0),
-        ("train#trainer#generator_class_weight", -1.0),
+        ("train#losses#label_smoothing", 1.0),
+        ("train#selection#confidence", 1.5),
+        ("train#selection#realism_quantile", -0.1),
+        ("train#selection#maximum_generated", 2.0),
+        ("train#losses#penalty_weight", -1.0),
+        ("train#losses#classification_weight", -1.0),
+        ("train#losses#generator_class_weight", -1.0),
+        ("train#augmentation#density_scale", 1.0),
         ("train#trainer#compared_images", 3),
     ],
 )
@@ -259,5 +260,5 @@ def test_settings_out_of_range_are_refused(tmp_path, name, value):
     made = workflow(output_dir=str(tmp_path / "out"), **{name: value})
     with pytest.raises(Exception) as caught:
         made.parser.get_parsed_content("train#trainer")
-    assert f"--{name} is {value}" in str(caught.value.__cause__ or caught.value)
+    assert f"--{name} is {value}" in str(root_cause(caught.value))
     assert not (tmp_path / "out").exists()

@@ -9,8 +9,10 @@ import pytest
 from bundle.data.split import SplitRow, write_split
 from bundle.downstream.study import training
 from bundle.downstream.study.finished import finished_runs
+from bundle.downstream.study.pools import LabelledSplit
 from bundle.downstream.study.rows import choose_rows
 from bundle.downstream.study.runner import Study
+from bundle.downstream.study.training import Training
 from bundle.runs.folder import RunFolder
 
 CHAIN = {name: {} for name in ("pools", "adaptation", "diffusion_adaptation", "from_scratch", "synthesis", "selection")}
@@ -57,11 +59,11 @@ def study(tmp_path, monkeypatch):
 
     monkeypatch.setattr(training, "run_config", run_config)
 
-    def make(**settings):
-        given = {"variants": "plain", "seeds": 2, "classification": {}, "strong_stain": {}, **settings}
-        data = {"dataset_dir": "DATA", "patch_size": 32}
-        places = {"adapted_dir": tmp_path / "adapted", "data": data, "chain": CHAIN}
-        return Study(RunFolder(tmp_path / "study"), choose_rows("real"), seed=0, steps=100, **places, **given)
+    def make(vary=False, **settings):
+        given = {"variants": "plain", "seeds": 2, "training": Training(100), **settings}
+        given |= {"data": {"dataset_dir": "DATA", "patch_size": 32}, "chain": CHAIN}
+        labelled = LabelledSplit(tmp_path / "adapted", vary)
+        return Study(RunFolder(tmp_path / "study"), choose_rows("real"), seed=0, labelled=labelled, **given)
 
     return make
 
@@ -120,4 +122,4 @@ def test_it_is_refused_before_anything_is_trained(study, finished, tmp_path):
         study(classifiers={"gan": finished(tiles=7)}).run()
     assert not (tmp_path / "study" / "runs").exists()
     with pytest.raises(ValueError, match="--vary_split"):
-        study(classifiers={"gan": finished()}, vary_split=True)
+        study(classifiers={"gan": finished()}, vary=True)

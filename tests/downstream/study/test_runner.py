@@ -7,8 +7,10 @@ import pytest
 
 from bundle.data.split import SplitRow, write_split
 from bundle.downstream.study import pools, training
+from bundle.downstream.study.pools import LabelledSplit
 from bundle.downstream.study.rows import choose_rows
 from bundle.downstream.study.runner import Study
+from bundle.downstream.study.training import Training
 from bundle.runs.folder import RunFolder
 from bundle.selection.table import SelectionRow, write_selection
 
@@ -74,20 +76,17 @@ def study(tmp_path, configs):
     adapted = tmp_path / "adapted"
     write_split(adapted / "split.csv", [SplitRow("a.png", "0" * 64, "A", "train")])
 
-    def make(rows="real,guided_selective_50,guided_random_50", chain=CHAIN, pools=(), **settings):
-        settings = {
-            "variants": ["plain"],
-            "seeds": 2,
-            "steps": 100,
-            "classification": {},
-            "strong_stain": {},
-        } | settings
+    def make(
+        rows="real,guided_selective_50,guided_random_50", chain=CHAIN, pools=(), steps=100, split=None, **settings
+    ):
+        settings = {"variants": ["plain"], "seeds": 2, **settings}
         data = {"dataset_dir": "DATA", "test_dir": "TEST", "cache_dir": "CACHE", "patch_size": 32}
         return Study(
             RunFolder(tmp_path / "study"),
             choose_rows(rows, pools),
             seed=0,
-            adapted_dir=adapted,
+            labelled=LabelledSplit(adapted, **(split or {})),
+            training=Training(steps),
             data={**data, "device": "cpu", "precision": "fp32"},
             chain={**chain, "pools": {name: str(tmp_path / name) for name in pools}},
             **settings,
@@ -199,7 +198,7 @@ def test_nothing_works_is_an_error(study, configs):
         ({"chain": {**CHAIN, "selection": {"gates": "distance"}}}, "--selection {}.*'distance'"),
         ({"chain": {**CHAIN, "from_scratch": {"ema_decay": 0.9}}}, None),  # no row here depends on it
         ({"chain": {**CHAIN, "diffusion_adaptation": {"diffusion#trainer#rank": 4}}}, None),
-        ({"vary_split": True}, "--vary_split False.*True"),
+        ({"split": {"vary": True}}, "--vary_split False.*True"),
     ],
 )
 def test_what_was_run_with_other_settings_is_refused_before_anything_runs(study, configs, changes, message):
@@ -252,13 +251,13 @@ def test_unknown_variant(study):
 
 def test_a_number_of_labels_where_none_are_drawn(study):
     with pytest.raises(ValueError, match="--labels_per_class 40 .*adapted/split.csv: leave it out, or give --vary_sp"):
-        study("real", labels={"labels_per_class": 40, "label_fraction": None})
-    assert study("real", labels={"labels_per_class": None}).labels == {}
+        study("real", split={"labels_per_class": 40})
+    assert study("real", split={"labels_per_class": None}).labelled.labels == {}
 
 
 def test_a_split_for_each_seed(study, configs, tmp_path):
     rows = "real,adapted_diffusion_selective_100"
-    study(rows, vary_split=True, labels={"labels_per_class": 4, "label_fraction": None}).run()
+    study(rows, split={"vary": True, "labels_per_class": 4}).run()
     assert {line["status"] for line in results(tmp_path)} == {"done"}
     for seed in (0, 1):
         folder = tmp_path / "study" / "splits" / f"seed_{seed}"
@@ -284,14 +283,14 @@ def test_each_seed_of_its_own_split_has_other_unused_tiles(study, configs, tmp_p
         configs(name, run_id, **settings)
 
     monkeypatch.setattr(training, "run_config", call)
-    study("real", vary_split=True).run()
+    study("real", split={"vary": True}).run()
     assert "real only, a quarter of the steps | 0.500 (" in (tmp_path / "study" / "table.md").read_text()
 
 
 def test_a_broken_adaptation_is_tried_once(study, configs, tmp_path):
     configs.broken = {"adapt.json"}
     with pytest.raises(RuntimeError, match="every run failed"):
-        study("real,oversampled", vary_split=True).run()
+        study("real,oversampled", split={"vary": True}).run()
     assert names(configs) == ["adapt.json"] * 2  # of two seeds
     assert len(results(tmp_path)) == 6
 

@@ -35,7 +35,7 @@ def study(adapted, pretrained, tmp_path):
             "pretrained_dir": str(pretrained),
             "output_dir": str(tmp_path / "study"),
             "patch_size": TINY_CLASSIFICATION["patch_size"],
-            "generated_per_class": TINY_CLASSIFICATION["generated_per_class"],
+            "study#data#generated_per_class": TINY_CLASSIFICATION["generated_per_class"],
             "device": "cpu",
             "precision": "fp32",
             "rows": ROWS,
@@ -153,7 +153,7 @@ def test_each_seed_on_labels_of_its_own(study, tmp_path):
         ({"labels_per_class": 4}, "--labels_per_class 4 says .*--vary_split True"),
         ({"pools": {"guided": "there"}}, "--pools names one 'guided'"),
         ({"seeds": 0}, "--seeds is 0"),
-        ({"generated_slides": 3}, "did you mean --generated_slide"),
+        ({"vary_splits": True}, "did you mean --vary_split"),
     ],
 )
 def test_bad_settings_are_refused(study, settings, message):
@@ -171,10 +171,6 @@ CHANGED = {
     "output_dir": "study",
     "cache_dir": "cache",
     "patch_size": 128,
-    "class_names": "ADI,TUM",
-    "maximum_rejected_share": 0.5,
-    "generated_per_class": 7,
-    "generated_slide": 9,
     "device": "cuda",
     "precision": "bf16",
     "rows": "real",
@@ -189,8 +185,6 @@ CHANGED = {
     "label_fraction": 0.5,
     "num_candidates": 9,
     "classifier_steps": 9,
-    "density_probability": 0.1,
-    "density_scale": 0.1,
     "perceptual_network": "torchscript",
     "classification": {"train#trainer#label_smoothing": 0.2},
     "selection": {"distance": "cosine"},
@@ -199,8 +193,16 @@ CHANGED = {
     "diffusion_adaptation": {"diffusion#trainer#rank": 4},
     "from_scratch": {"ema_decay": 0.9},
 }
+BELOW = {
+    "study#data#class_names": "ADI,TUM",
+    "study#data#maximum_rejected_share": 0.5,
+    "study#data#generated_per_class": 7,
+    "study#data#generated_slide": 9,
+    "study#training#strong_stain#density_probability": 0.1,
+    "study#training#strong_stain#density_scale": 0.1,
+}
 NOT_FLAGS = {
-    "description", "imports", "bundle_root", "initialize", "folder", "adaptation_defaults", "study", "run", "training",
+    "description", "imports", "bundle_root", "initialize", "adaptation_defaults", "study", "run", "training",
 }  # fmt: skip
 
 
@@ -217,7 +219,7 @@ def built(**settings):
 
 def test_every_flag_reaches_the_study():
     assert set(CHANGED) == set(json.loads((ROOT / "configs" / "study.json").read_text())) - NOT_FLAGS
-    for name, value in CHANGED.items():
+    for name, value in (CHANGED | BELOW).items():
         others = {"vary_split": True} if name in ("labels_per_class", "label_fraction") else {}
         assert facts(built(**others, **{name: value})) != facts(built(**others)), name
 
