@@ -13,7 +13,6 @@ from bundle.data.split import PARTS
 from bundle.data.store import PatchStore
 from bundle.downstream.augmented import AugmentedPatches
 from bundle.evaluation.sets import (
-    EqualSets,
     ImageSet,
     cut_equal,
     equal_pictures,

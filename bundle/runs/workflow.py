@@ -17,17 +17,12 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-import monai
-import torch
 from monai.bundle import ConfigParser
-from monai.utils import version_geq
 
 from bundle.runs.chain import CONFIGS
+from bundle.runs.versions import check_package, check_versions
 
 logger = logging.getLogger(__name__)
-
-# As in requirements.txt. torch before 2.10 could be made to run code by a weights file (CVE-2026-24747).
-OLDEST = {"monai": "1.6.1", "torch": "2.10"}
 
 # Ids that MONAI or a reader takes by name, so that no `@id` needs to point at them.
 READ_BY_NAME = {
@@ -70,6 +65,7 @@ def begin(config: str, demo: str | None = None) -> None:
 
     Raises:
         RuntimeError: MONAI or torch is too old.
+        ImportError: another copy or version of this bundle was imported.
         ValueError: see :func:`check_settings`.
     """
     explain_errors_of_the_command_line()
@@ -77,6 +73,7 @@ def begin(config: str, demo: str | None = None) -> None:
     parser = running_parser()
     if parser is None:
         return
+    check_package(parser)
     follow_tracking(parser)
     if demo is not None and parser["dataset_dir"] is None:
         lay_over(parser, *(ConfigParser.load_config_file(CONFIGS / name) for name in (config, demo)))
@@ -168,21 +165,6 @@ def components(content: Any) -> Iterator[dict[str, Any]]:
 def is_component(content: Any) -> bool:
     """Whether something is built of this part of a config, which no `@id` then needs to point at."""
     return next(components(content), None) is not None
-
-
-def check_versions() -> None:
-    """Refuses a MONAI or torch older than this bundle needs.
-
-    Raises:
-        RuntimeError: names the version that is there, the one that is needed, and the command that installs it.
-    """
-    for module in (monai, torch):
-        name, found = module.__name__, str(module.__version__)
-        if not version_geq(found, OLDEST[name]):
-            raise RuntimeError(
-                f"{name} {found} is older than the {OLDEST[name]} that this bundle needs: "
-                f"python -m pip install '{name}>={OLDEST[name]}'"
-            )
 
 
 def follow_tracking(parser: ConfigParser) -> None:

@@ -95,6 +95,7 @@ def build_package(
         (bundle / "docs").mkdir()
         licence = (licence_file or source / "docs" / "data_license.txt").read_text(encoding="utf-8")
         (bundle / "docs" / "data_license.txt").write_text(licence, encoding="utf-8", newline="\n")
+        shutil.copyfile(source / "docs" / "zoo" / f"test_{name}.py", bundle / "docs" / f"test_{name}.py")
         sha256 = file_sha256(bundle / "models" / WEIGHTS)
         write_pages(bundle / "docs", facts_of_pages(metadata, models, sha256, metrics, origins, evaluation, licence))
         write_large_files(bundle, large_files_url, large)

@@ -193,8 +193,8 @@ def test_without_data_the_demo_budget_holds_and_flags_still_win(bundle_root, tmp
 
 COUNTS = [
     "image_classifier_steps", "judge_steps", "decoder_steps", "latent_classifier_steps", "diffusion_steps",
-    "inference_batch_size", "diffusion#trainer#num_inference_steps", "checkpoint_interval", "validation_interval", "diffusion#trainer#rank",
-    "decoder#trainer#batch_size",
+    "inference_batch_size", "diffusion#trainer#num_inference_steps", "checkpoint_interval", "validation_interval",
+    "diffusion#trainer#rank", "decoder#trainer#batch_size",
 ]  # fmt: skip
 
 

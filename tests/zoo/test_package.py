@@ -68,6 +68,7 @@ def test_the_folder_is_what_the_zoo_asks_for(packaged, bundle_root):
         "docs/README.md",
         "docs/data_license.txt",
         "docs/model_card.md",
+        "docs/test_histodiffusion.py",
         "models/model.pt",
         "models/pretrain/autoencoder.pt",
         "bundle/__init__.py",
