@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: the configs go into the package as `bundle/configs`, and one requirement is an extra."""
+"""What pyproject.toml cannot say: configs go into the package as `bundle/configs`, and one requirement is an extra."""
 
 from pathlib import Path
 
