@@ -23,6 +23,7 @@ from bundle.data.marks import TRAINED_ALGORITHMIC_MEDIA, read_marks, save_marked
 from bundle.runs.files import write_atomically, write_json
 from bundle.runs.processes import lock_folder, rank_and_world_size
 from bundle.runs.sums import content_hash
+from bundle.synthesis.extension import sealed
 
 FORMAT = "histodiffusion-pool/1"
 POOL_FILE = "pool.json"
@@ -43,8 +44,8 @@ class Pool:
         threads: images are compressed and written by so many threads.
         shared: whether the processes of one torchrun may fill it together.
         extend: how it gets more images, kept in `pool.json` beside the identity: {"config": name of a config of this
-            bundle that takes --classes, --num_images, --dataset_dir and --output_dir, "settings": {all others, plain}},
-            or a function that gives it or None. None leaves there what is there.
+            bundle that makes pools, "settings": {flag: plain value}}, or a function that gives it or None. None leaves
+            there what is there. See `bundle.synthesis.extension`.
     """
 
     def __init__(
@@ -194,6 +195,7 @@ class Pool:
         path = self.folder / POOL_FILE
         extend = self.given_extend() if callable(self.given_extend) else self.given_extend
         content = {"format": FORMAT, "hash": self.hash, "identity": self.identity}
+        extend = None if extend is None else sealed(extend, self.hash)
         content |= {} if extend is None else {"extend": extend}
         if not path.is_file():
             others = [entry.name for entry in self.folder.iterdir() if not entry.name.startswith(".")]

@@ -10,6 +10,7 @@ from PIL import Image
 
 from bundle.data.marks import TRAINED_ALGORITHMIC_MEDIA, read_marks
 from bundle.runs.sums import content_hash
+from bundle.synthesis.extension import sealed
 from bundle.synthesis.pool import COLUMNS, Pool
 
 IDENTITY = {
@@ -174,8 +175,8 @@ def test_how_it_is_extended_is_no_part_of_what_it_is(tmp_path):
     for extend, kept in ((first, first), (second, second), (None, second), (lambda: first, first)):
         with Pool(tmp_path, IDENTITY, extend=extend) as pool:
             assert len(pool) == 3 and pool.hash == plain["hash"]
-        assert record(tmp_path) == kept
-    assert {**plain, "extend": first} == json.loads((tmp_path / "pool.json").read_text())
+        assert record(tmp_path) == sealed(kept, plain["hash"])
+    assert {**plain, "extend": sealed(first, plain["hash"])} == json.loads((tmp_path / "pool.json").read_text())
 
 
 @pytest.mark.parametrize("name", ["../TUM", "a/b", "..", ".hidden", "", "a\\b", "a\0b"])
