@@ -105,8 +105,6 @@ def write(
     lock = lock_folder(folder, "output_dir")
     try:
         require_record(folder, record)
-        for leftover in folder.glob("*/.*.tmp.gz"):  # of a run killed while it saved
-            leftover.unlink()
         missing = [key for key in keys if not (folder / nifti_file(*key)).is_file()]
         for name, seed in tqdm(missing, desc="NIfTI", unit="image"):
             image = pool.read(name, seed)

@@ -11,8 +11,9 @@ import torch
 from bundle.diffusion.schedule import NoiseSchedule
 from bundle.models.artefacts import build_from_definition, fingerprint, load_weights, read_artefact, require_same
 from bundle.models.packed import DEFINITION, FORMAT, WEIGHTS, is_packed, read_packed
-from bundle.runs.files import write_atomically, write_json
+from bundle.runs.files import write_json
 from bundle.runs.sums import content_hash
+from bundle.runs.tensors import save_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -202,10 +203,5 @@ def save_packed(models: AdaptedModels, folder: str | Path, half: bool = False) -
     if half:
         state = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     folder = Path(folder)
-
-    def write(temporary: Path) -> None:
-        with open(temporary, "wb") as file:  # given a path, torch.save writes its name into the file
-            torch.save(state, file)
-
-    write_atomically(folder / WEIGHTS, write)
+    save_tensors(folder / WEIGHTS, state)
     write_json(folder / DEFINITION, {"format": FORMAT, "weights": fingerprint(state), "networks": models.facts})

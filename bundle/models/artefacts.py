@@ -17,9 +17,9 @@ import torch
 from monai.networks import nets
 
 from bundle.models import classifiers, feature_classifier
-from bundle.runs.files import write_atomically
 from bundle.runs.randomness import mix_seed
 from bundle.runs.sums import check_sum
+from bundle.runs.tensors import save_tensors
 
 FORMAT = "histodiffusion/1"
 # Of monai.networks.nets; others can be made to download files by their arguments, and a definition is read from a file.
@@ -96,7 +96,7 @@ def save_artefact(path: str | Path, kind: str, network: torch.nn.Module, weights
         "fingerprint": fingerprint(weights),
         **facts,
     }
-    return write_atomically(path, lambda temporary: torch.save(content, temporary))
+    return save_tensors(path, content)
 
 
 def read_artefact(path: str | Path, kind: str) -> dict[str, Any]:

@@ -152,6 +152,7 @@ def run_synthesis(
         if rank == 0:
             folder.save_config()
         count = loader.images_to_make()
+        pool.require_space(count, models.patch_size)
         logger.info(
             f"asked for: {loader.requests.num_images} images of each of {', '.join(classes)}; {len(pool)} are in "
             f"{pool.folder}; process {rank + 1} of {world_size} makes {count}"
@@ -161,10 +162,11 @@ def run_synthesis(
             evaluator.run()
         pool.flush()
         with pool.among_processes():
-            if count:
-                section = "synthesis" if world_size == 1 else f"synthesis_of_process_{rank}"
-                before = folder.metrics()
-                folder.set_metrics(section, figures(models, inferer, count, time.monotonic() - started))
+            section = "synthesis" if world_size == 1 else f"synthesis_of_process_{rank}"
+            before = folder.metrics()
+            if count or section not in before:  # a run killed after its last image has left no figures
+                made = figures(models, inferer, count, time.monotonic() - started)
+                folder.set_metrics(section, {"images": loader.images(), **made})
                 evaluator.state.metrics = new_figures(before, folder.metrics())
             if not all(pool.has(request["class"], request["seed"]) for request in loader.requests):
                 logger.info(f"process {rank + 1} is done; what is missing, the others make")
@@ -185,11 +187,11 @@ def run_synthesis(
 
 
 def figures(models: AdaptedModels, inferer: GuidedLatentInferer, count: int, seconds: float) -> dict[str, Any]:
-    """What is kept in `metrics.json` about making so many images."""
+    """What is kept in `metrics.json` about the run that made so many images, the last one where it was interrupted."""
     ratios = torch.tensor(inferer.ratios, dtype=torch.float64)
     quantiles = {"median": 0.5, "10th_percentile": 0.1, "90th_percentile": 0.9, "maximum": 1.0}
     return {
-        "images": count,
+        "images_of_the_last_run": count,
         "seconds": round(seconds, 1),
         "images_per_second": round(count / seconds, 3),
         "device": str(models.device),
