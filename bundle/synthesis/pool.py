@@ -6,8 +6,6 @@ with the identity of what made them. All images of a pool have the same identity
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import logging
 import os
@@ -22,9 +20,10 @@ from filelock import FileLock
 from PIL import Image
 
 from bundle.data.marks import TRAINED_ALGORITHMIC_MEDIA, read_marks, save_marked_png
-from bundle.runs.files import require_space, write_atomically, write_json
+from bundle.runs.files import require_space, write_json
 from bundle.runs.processes import lock_folder
 from bundle.runs.sums import content_hash
+from bundle.runs.tables import read_csv, write_rows
 from bundle.synthesis.extension import sealed
 
 FORMAT = "histodiffusion-pool/1"
@@ -274,9 +273,8 @@ class Pool:
         path = self.folder / "manifest.csv"
         if not path.is_file():
             return set()
-        with open(path, newline="", encoding="utf-8") as file:
-            hashes = {"model_hash": self.marks["ModelHash"], "config_hash": self.marks["ConfigHash"]}
-            rows = [row for row in csv.DictReader(file) if row.items() >= hashes.items()]
+        hashes = {"model_hash": self.marks["ModelHash"], "config_hash": self.marks["ConfigHash"]}
+        rows = [row for row in read_csv(path) if row.items() >= hashes.items()]
         keys = [(row.get("class"), row.get("seed") or "") for row in rows]
         return {(name, int(seed)) for name, seed in keys if name and seed.isascii() and seed.isdigit()}
 
@@ -284,15 +282,9 @@ class Pool:
         settings = self.identity["settings"]
         shared = [self.identity["generator"], *(settings.get(name, "") for name in COLUMNS[4:7])]
         shared += [self.marks["ModelHash"], self.marks["ConfigHash"]]
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for name, seed in sorted(self._known):
-            writer.writerow([self.path(name, seed).relative_to(self.folder).as_posix(), name, seed, *shared])
-        write_atomically(
-            self.folder / "manifest.csv",
-            lambda temporary: temporary.write_text(text.getvalue(), encoding="utf-8", newline=""),
-        )
+        keys = sorted(self._known)
+        rows = ([image_file(*key), *key, *shared] for key in keys)
+        write_rows(self.folder / "manifest.csv", [COLUMNS, *rows])
 
 
 def image_file(name: str, seed: int) -> str:
