@@ -9,7 +9,14 @@ from typing import Any
 import torch
 
 from bundle.diffusion.schedule import NoiseSchedule
-from bundle.models.artefacts import build_from_definition, fingerprint, load_weights, read_artefact, require_same
+from bundle.models.artefacts import (
+    build_from_definition,
+    complete,
+    fingerprint,
+    load_weights,
+    read_artefact,
+    require_same,
+)
 from bundle.models.packed import DEFINITION, FORMAT, WEIGHTS, is_packed, read_packed
 from bundle.runs.files import write_json
 from bundle.runs.sums import content_hash
@@ -78,10 +85,14 @@ class AdaptedModels(torch.nn.Module):
 
         Raises:
             FileNotFoundError: one is missing; says which command makes it.
-            ValueError: they don't belong together; both files are named.
+            ValueError: they don't belong together; both files are named. Or one is incomplete.
         """
-        if self.classes:
-            return self
+        if not self.classes:
+            with complete(self.adapted_dir):
+                self._read()
+        return self
+
+    def _read(self) -> None:
         packed = is_packed(self.adapted_dir)
         parts = (
             self._read_packed() if packed else {kind: read_artefact(self._file(kind), kind) for kind in self._kinds()}
@@ -127,7 +138,6 @@ class AdaptedModels(torch.nn.Module):
             f"models of {self.adapted_dir} on {self.device}: {self.patch_size} px, {self.decoder} decoder, classes "
             f"{', '.join(self.classes)}"
         )
-        return self
 
     def state_dict(self, *arguments: Any, **options: Any) -> dict[str, Any]:
         """All weights, of `autoencoder.*`, `diffusion.*` and `classifier.*`; they are read here where nobody has."""
