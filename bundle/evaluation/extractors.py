@@ -19,6 +19,7 @@ from torch.nn.functional import interpolate
 from bundle.data.transforms import scale_patch
 from bundle.data.views import VIEWS
 from bundle.models.feature_classifier import MONAI_RESNET, FeatureClassifier, known_model
+from bundle.models.foreign_weights import reason_of
 from bundle.models.torchscript import WHY_SHA256, load_torchscript
 from bundle.runs.sums import content_hash, require_sha256
 from bundle.selection.scorer import Scorer
@@ -273,7 +274,7 @@ class Extractors:
             network = FeatureExtractorInceptionV3(name, ["2048"], feature_extractor_weights_path=content)
         except Exception as error:
             raise ValueError(
-                f"{path} does not hold the weights of the Inception network of FID ({error}). They are "
+                f"{path} does not hold the weights of the Inception network of FID ({reason_of(error)}). They are "
                 f"weights-inception-2015-12-05-{FID_WEIGHTS}.pth of github.com/toshas/torch-fidelity/releases"
             ) from error
         network = network.to(self.device)
