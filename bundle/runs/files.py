@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -35,21 +36,29 @@ def write_atomically(
     path = Path(path)
     # The process number keeps two writers apart; the suffix stays, because some writers choose a format by it.
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    with explain_full_disk(path, remedy, size):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            require_space(path, size, remedy)
+            write(temporary)
+            if durable:
+                with open(temporary, "rb") as file:
+                    os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return path
+
+
+@contextlib.contextmanager
+def explain_full_disk(path: Path, remedy: str = MOVE, size: int = 0) -> Iterator[None]:
+    """Around the writing of a file or folder: a full disk is a DiskFull, whatever a library makes of it."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        require_space(path, size, remedy)
-        write(temporary)
-        if durable:
-            with open(temporary, "rb") as file:
-                os.fsync(file.fileno())
-        os.replace(temporary, path)
+        yield
     except Exception as error:
-        if is_disk_full(error, path) and not isinstance(error, DiskFull):
+        if is_disk_full(error) and not isinstance(error, DiskFull):
             raise DiskFull(path, size, remedy) from error
         raise
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
 
 
 class DiskFull(OSError):
@@ -95,16 +104,14 @@ def _existing(path: Path) -> Path:
     return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.is_dir())
 
 
-def is_disk_full(error: BaseException, path: Path) -> bool:
+def is_disk_full(error: BaseException) -> bool:
     """Whether a failed write is explained by a full disk.
 
-    Libraries hide the system's error behind one of their own, or say it without its number. Where torch hides it
-    altogether, the free space decides.
+    Libraries hide the system's error behind one of their own, as torch does, or say it without its number.
     """
-    if FULL_IN_WORDS.search(str(error)) or any(getattr(found, "errno", None) in FULL for found in _causes(error)):
-        return True
-    vague = isinstance(error, RuntimeError) and re.search("writing|unexpected pos", str(error))
-    return bool(vague) and shutil.disk_usage(_existing(path)).free < 2**20
+    return bool(FULL_IN_WORDS.search(str(error))) or any(
+        getattr(found, "errno", None) in FULL for found in _causes(error)
+    )
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

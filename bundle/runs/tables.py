@@ -143,4 +143,4 @@ def write_html(path: str | Path, title: str, sections: Sequence[tuple[str, str]]
 
 def _write(path: str | Path, text: str) -> None:
     content = text.encode(errors="surrogateescape")  # a file name of a disk need not be UTF-8
-    write_atomically(path, lambda temporary: temporary.write_bytes(content))
+    write_atomically(path, lambda temporary: temporary.write_bytes(content), size=len(content))

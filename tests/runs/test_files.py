@@ -38,17 +38,6 @@ def test_full_disk_names_the_file_and_keeps_the_old(tmp_path):
     assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
 
 
-def test_torchs_way_of_reporting_a_full_disk_is_understood(tmp_path, monkeypatch):
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1, 1, 0))
-
-    def full(temporary):
-        raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
-
-    with pytest.raises(OSError, match="disk is full"):
-        write_atomically(tmp_path / "weights.pt", full)
-
-
 @pytest.fixture
 def nearly_full(monkeypatch):
     """A disk with one MiB left."""
