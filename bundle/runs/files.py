@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-FULL_IN_WORDS = re.compile("no space left|not enough free space", re.IGNORECASE)  # safetensors and numpy, no number
+# As numpy and safetensors say it, without the number.
+FULL_IN_WORDS = re.compile(r"no space left|not enough free space|\d+ requested and \d+ written", re.IGNORECASE)
 MOVE = ", or move that folder to a larger disk and name it there,"
 TEMPORARY = re.compile(r"\..+\.\d+\.tmp(\.\w+)?")  # as `write_atomically` names them
 

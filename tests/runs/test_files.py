@@ -74,9 +74,10 @@ class Refused:
     [
         lambda temporary: torch.save({"x": torch.zeros(9)}, Refused()),
         lambda temporary: (_ for _ in ()).throw(OSError("Not enough free space to write 80 bytes after offset 128")),
+        lambda temporary: (_ for _ in ()).throw(OSError("1000000 requested and 262128 written")),
         lambda temporary: (_ for _ in ()).throw(Exception("I/O error: No space left on device (os error 28)")),
     ],
-    ids=["torch", "numpy", "safetensors"],
+    ids=["torch", "numpy, large", "numpy", "safetensors"],
 )
 def test_a_full_disk_is_understood_whatever_the_library_makes_of_it(tmp_path, write):
     def half(temporary):
