@@ -107,7 +107,7 @@ def save_marked_nifti(
     text = json.dumps({**fields, "DigitalSourceType": digital_source_type})
     nifti.header.extensions.append(Nifti1Extension(_NIFTI_COMMENT, text.encode()))
     content = gzip.compress(nifti.to_bytes(), compresslevel=6, mtime=0)
-    write_atomically(path, lambda temporary: temporary.write_bytes(content), durable=False)
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))  # on the disk before a list names it
 
 
 def _all_fields(image: np.ndarray, digital_source_type: str, fields: dict[str, str] | None) -> dict[str, str]:

@@ -124,9 +124,9 @@ class LPIPS(nn.Module):
 
     def __init__(self, weights: Path) -> None:
         super().__init__()
+        state = read_weights(weights)
         # pnet_rand keeps the package from downloading the backbone; its own channel weights come with the package.
         self.distance = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
-        state = read_weights(weights)
         slices = [getattr(self.distance.net, f"slice{number}") for number in range(1, 6)]
         own = {f"features.{name}": parameter for part in slices for name, parameter in part.state_dict().items()}
         missing = [name for name in own if name not in state or state[name].shape != own[name].shape]

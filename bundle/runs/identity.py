@@ -20,9 +20,8 @@ LEFT_OUT = {
     "val_interval", "picture_interval", "num_inference_steps", "eta", "train_handlers", "fold_handlers", "evaluator",
     "_mode_", "maximum_unused", "folder", "labelled", "patches", "pretrained", "run", "sample_seeds",
 }  # fmt: skip
-PATHS = re.compile(
-    r"(_dir|_file|_path|_weights|^weights|_sha256|^sha256)$"
-)  # compared by fingerprints of what is there
+# Where files lie and which they must be: what is there is compared by its fingerprint.
+PATHS = re.compile(r"(_dir|_file|_path|_weights|^weights|_sha256|^sha256)$")
 REFERENCE = re.compile(r"@([\w:#]+)")
 
 

@@ -78,6 +78,6 @@ def _is_held(folder: Path) -> bool:
         try:
             with FileLock(lock, timeout=0):
                 pass
-        except Timeout:
+        except OSError:  # a Timeout, or a lock that is another user's
             return True
     return False

@@ -96,8 +96,8 @@ def cyclic():
 @pytest.mark.parametrize("network", ["lpips", "resnet10t"])
 @pytest.mark.parametrize(
     "content",
-    [Foreign(), [1, 2], {"a": 3}, cyclic(), {}, {3: torch.zeros(1)}, {"features.0.weight": torch.zeros(1)}, b"no file"],
-    ids=["pickle", "list", "numbers", "cyclic", "empty", "no names", "shapes", "bytes"],
+    [Foreign(), [1, 2], {"a": 3}, cyclic(), {}, {3: torch.zeros(1)}, b"no file"],
+    ids=["pickle", "list", "numbers", "cyclic", "empty", "no names", "bytes"],
 )
 def test_files_of_something_else_end_in_a_sentence(tmp_path, network, content):
     path = tmp_path / "weights.pth"
