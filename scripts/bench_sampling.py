@@ -35,8 +35,9 @@ from bundle.data.transforms import scale_patch  # noqa: E402
 from bundle.diffusion.samplers import start_latents  # noqa: E402
 from bundle.metrics.frechet import bootstrap_interval, bootstrap_ratio, frechet_distance  # noqa: E402
 from bundle.models.adapted import AdaptedModels  # noqa: E402
-from bundle.runs.files import write_atomically, write_json  # noqa: E402
+from bundle.runs.files import write_json  # noqa: E402
 from bundle.runs.randomness import ImageNoise  # noqa: E402
+from bundle.runs.tensors import save_tensors  # noqa: E402
 from bundle.synthesis.inferers import GuidedLatentInferer  # noqa: E402
 from bundle.training.judge import Judge  # noqa: E402
 
@@ -103,7 +104,7 @@ def run_way(
         if done["batches"] < KEPT_BATCHES:
             done["pictures"].append(pictures)
         done["batches"] += 1
-        write_atomically(file, lambda temporary: torch.save(done, temporary))
+        save_tensors(file, done)
     return {**done, "features": torch.cat(done["features"]), "pictures": torch.cat(done["pictures"])}
 
 

@@ -46,7 +46,7 @@ from bundle.models.artefacts import (  # noqa: E402
     require_same,
     save_artefact,
 )
-from bundle.models.foreign_weights import read_arguments, read_weights  # noqa: E402
+from bundle.models.foreign_weights import read_arguments, read_weights, reason_of  # noqa: E402
 from bundle.runs.folder import RunFolder  # noqa: E402
 from bundle.training.latents import latent_statistics  # noqa: E402
 
@@ -80,8 +80,9 @@ def convert(name: str, arguments: dict[str, Any], weights: dict[str, torch.Tenso
     require_supported(name, whole)
     try:
         theirs = network_class(**{**arguments, **{key: False for key in NOT_CARRIED & known.keys()}})
-    except (TypeError, ValueError, IndexError, ZeroDivisionError) as error:
-        raise ValueError(f"monai-generative's {name} refuses its arguments {arguments}: {error}") from error
+    except Exception as error:  # of a package that meets what a file says
+        said = reason_of(error)
+        raise ValueError(f"monai-generative's {name} refuses its arguments {arguments}: {said}") from error
     try:
         load_weights(theirs, weights, origin)
     except ValueError as error:
@@ -238,7 +239,10 @@ def main() -> None:
     )
     parser.add_argument("--maximum_patches", type=int, default=2000, help="patches that the latents are measured on")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    run(parser.parse_args())
+    try:
+        run(parser.parse_args())
+    except (OSError, ValueError) as error:
+        sys.exit(f"{parser.prog}: {error}")
 
 
 def run(given: argparse.Namespace) -> None:

@@ -11,8 +11,6 @@ it is synthetic, and labelled, validation and test data of this bundle refuse it
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 import sys
 from pathlib import Path
@@ -25,8 +23,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from bundle.data.marks import read_marks, save_marked_nifti  # noqa: E402
-from bundle.runs.files import write_atomically, write_json  # noqa: E402
+from bundle.runs.files import write_json  # noqa: E402
 from bundle.runs.processes import lock_folder  # noqa: E402
+from bundle.runs.tables import write_rows  # noqa: E402
 from bundle.selection.table import read_selection, selected_items  # noqa: E402
 from bundle.synthesis.pool import Key, image_file, marks_of, seed_of  # noqa: E402
 from bundle.synthesis.stored_pool import StoredPool  # noqa: E402
@@ -105,24 +104,18 @@ def write(
     lock = lock_folder(folder, "output_dir")
     try:
         require_record(folder, record)
-        for leftover in folder.glob("*/.*.tmp.gz"):  # of a run killed while it saved
-            leftover.unlink()
         missing = [key for key in keys if not (folder / nifti_file(*key)).is_file()]
         for name, seed in tqdm(missing, desc="NIfTI", unit="image"):
             image = pool.read(name, seed)
             marks = read_marks(pool.folder / image_file(name, seed))
             fields = {field: value for field, value in marks.items() if field not in WRITTEN_BY_SAVING}
             save_marked_nifti(folder / nifti_file(name, seed), image, marks["DigitalSourceType"], fields, pixel_size)
-        text = io.StringIO()
-        table = csv.writer(text, lineterminator="\n")
-        table.writerow(COLUMNS)
         origin = marks_of(pool.identity).values()
-        for name, seed in keys:
-            table.writerow([nifti_file(name, seed), name, classes.index(name), seed, image_file(name, seed), *origin])
-        write_atomically(
-            folder / "manifest.csv",
-            lambda temporary: temporary.write_text(text.getvalue(), encoding="utf-8", newline=""),
+        rows = (
+            [nifti_file(name, seed), name, classes.index(name), seed, image_file(name, seed), *origin]
+            for name, seed in keys
         )
+        write_rows(folder / "manifest.csv", [COLUMNS, *rows])
     finally:
         lock.release()
 

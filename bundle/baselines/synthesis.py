@@ -16,7 +16,7 @@ from monai.inferers import Inferer
 
 from bundle.baselines.stylegan2.networks import StyleGAN2Generator
 from bundle.baselines.vit_cgan.networks import VitGenerator
-from bundle.models.artefacts import load_artefact
+from bundle.models.artefacts import complete, load_artefact
 from bundle.runs.precision import autocast_dtype
 from bundle.runs.randomness import ImageNoise
 from bundle.runs.sums import content_hash
@@ -73,8 +73,9 @@ class BaselineGenerator(torch.nn.Module):
             )
         network, facts = load_artefact(path, self.baseline, (BASELINES[self.baseline][1],))
         self.generator = network.to(self.device).requires_grad_(False)
-        self.patch_size = facts["patch_size"]
-        self.fingerprint = content_hash([facts["fingerprint"], facts["classes"], facts["patch_size"]])
+        with complete(path):
+            self.patch_size = facts["patch_size"]
+            self.fingerprint = content_hash([facts["fingerprint"], facts["classes"], facts["patch_size"]])
         self.classes = facts["classes"]
         return self
 

@@ -75,7 +75,10 @@ class SourceCache:
         chunk = time.time_ns()
         rows = [row for row in pixels if row is not None]
         if rows:
-            write_atomically(self._pixel_file(chunk), lambda temporary: np.save(temporary, np.stack(rows)), REMEDY)
+            size = sum(row.nbytes for row in rows)
+            write_atomically(
+                self._pixel_file(chunk), lambda temporary: np.save(temporary, np.stack(rows)), REMEDY, size=size
+            )
         next_row = 0
         placed: dict[str, Record] = {}
         for file, record, row in zip(files, records, pixels):

@@ -43,7 +43,11 @@ _NIFTI_COMMENT = 6  # code of a header extension of plain text
 
 
 def save_marked_png(
-    path: str | Path, image: np.ndarray, digital_source_type: str, fields: dict[str, str] | None = None
+    path: str | Path,
+    image: np.ndarray,
+    digital_source_type: str,
+    fields: dict[str, str] | None = None,
+    durable: bool = False,
 ) -> None:
     """Write an image as PNG, marked as synthetic. The file appears whole or not at all; equal input, equal bytes.
 
@@ -52,6 +56,7 @@ def save_marked_png(
         image: uint8 [height, width, 3], RGB.
         digital_source_type: :data:`ALGORITHMIC_MEDIA` or :data:`TRAINED_ALGORITHMIC_MEDIA`.
         fields: further text chunks, by keyword (1 to 79 Latin-1 characters).
+        durable: whether to wait until it is on the disk, as before a list that names it is written.
 
     Raises:
         ValueError: an image of another type or shape, another source type, or a field named like one of the marks.
@@ -62,7 +67,7 @@ def save_marked_png(
     for name, value in fields.items():
         chunks.add_text(name, value)
     write_atomically(
-        path, lambda temporary: Image.fromarray(image).save(temporary, format="PNG", pnginfo=chunks), durable=False
+        path, lambda temporary: Image.fromarray(image).save(temporary, format="PNG", pnginfo=chunks), durable=durable
     )
 
 
@@ -102,7 +107,7 @@ def save_marked_nifti(
     text = json.dumps({**fields, "DigitalSourceType": digital_source_type})
     nifti.header.extensions.append(Nifti1Extension(_NIFTI_COMMENT, text.encode()))
     content = gzip.compress(nifti.to_bytes(), compresslevel=6, mtime=0)
-    write_atomically(path, lambda temporary: temporary.write_bytes(content), durable=False)
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))  # on the disk before a list names it
 
 
 def _all_fields(image: np.ndarray, digital_source_type: str, fields: dict[str, str] | None) -> dict[str, str]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from bundle.data.hashes import SHA256
 from bundle.data.labels import check_class_name
-from bundle.runs.files import write_atomically
+from bundle.runs.tables import plain_cells, write_rows
 
 PARTS = ("train", "validation", "unused", "test")
 HEADER = ["file", "sha256", "class", "part"]
@@ -156,10 +156,7 @@ def find_copies(labels: Mapping[str, str], hashes: Mapping[str, str]) -> set[str
 
 def write_split(path: str | Path, rows: Iterable[SplitRow]) -> Path:
     """Writes the table with the columns file, sha256, class, part, atomically."""
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows([HEADER, *rows])
-    content = text.getvalue().encode(errors="surrogateescape")
-    return write_atomically(path, lambda temporary: temporary.write_bytes(content))
+    return write_rows(path, [HEADER, *rows])
 
 
 def read_split(path: str | Path) -> list[SplitRow]:
@@ -182,7 +179,7 @@ def read_split(path: str | Path) -> list[SplitRow]:
                 if fields != HEADER:
                     raise ValueError(f"{where}: the columns are {fields}; they must be {','.join(HEADER)}")
             elif fields:
-                row = _checked_row(fields, where)
+                row = _checked_row(plain_cells(fields), where)
                 key = (row.file, row.part == "test")  # a test file lies in another folder, so it may have the same name
                 if key in rows:
                     raise ValueError(f"{where}: {row.file!r} is listed before. Remove one of the two lines")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import logging
 import os
 from collections import Counter
@@ -22,7 +20,7 @@ from bundle.data.sources import Item, Listing, UnreadableImage, list_source, par
 from bundle.data.stain import macenko_normalise
 from bundle.data.transforms import resize_patch
 from bundle.runs.context import RunContext
-from bundle.runs.files import write_atomically
+from bundle.runs.tables import write_rows
 from bundle.runs.workflow import by_name
 
 logger = logging.getLogger(__name__)
@@ -250,10 +248,7 @@ class PatchStore:
             for file, _, _ in listing.items
             if file in caches[source].records and caches[source].records[file].reason
         ]
-        text = io.StringIO(newline="")
-        csv.writer(text).writerows([("source", "file", "reason"), *rejected])
-        content = text.getvalue().encode(errors="surrogateescape")
-        write_atomically(self.rejected_file, lambda temporary: temporary.write_bytes(content))
+        write_rows(self.rejected_file, [("source", "file", "reason"), *rejected])
         self.rejected = rejected
         total = sum(len(listing.items) for listing in listings.values())
         if len(rejected) > self.maximum_rejected_share * total:

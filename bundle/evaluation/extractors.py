@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import io
 import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,9 @@ from torch.nn.functional import interpolate
 from bundle.data.transforms import scale_patch
 from bundle.data.views import VIEWS
 from bundle.models.feature_classifier import MONAI_RESNET, FeatureClassifier, known_model
-from bundle.runs.sums import content_hash, file_sha256
+from bundle.models.foreign_weights import reason_of
+from bundle.models.torchscript import WHY_SHA256, load_torchscript
+from bundle.runs.sums import content_hash, require_sha256
 from bundle.selection.scorer import Scorer
 from bundle.training.judge import Judge
 
@@ -240,12 +241,7 @@ class Extractors:
         std: Sequence[float] = (0.5, 0.5, 0.5),
     ) -> Extractor:
         path, found = _file(name, torchscript, sha256)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # torch has no other reader of these files
-                network = torch.jit.load(str(path), map_location=self.device).eval()
-        except Exception as error:
-            raise ValueError(f"{path} can't be read as a TorchScript module ({error})") from error
+        network = load_torchscript(path, self.device)
         side = input_side or self.side
         shift, scale = (torch.tensor(of, device=self.device).view(1, 3, 1, 1) for of in (mean, std))
 
@@ -277,7 +273,7 @@ class Extractors:
             network = FeatureExtractorInceptionV3(name, ["2048"], feature_extractor_weights_path=content)
         except Exception as error:
             raise ValueError(
-                f"{path} does not hold the weights of the Inception network of FID ({error}). They are "
+                f"{path} does not hold the weights of the Inception network of FID ({reason_of(error)}). They are "
                 f"weights-inception-2015-12-05-{FID_WEIGHTS}.pth of github.com/toshas/torch-fidelity/releases"
             ) from error
         network = network.to(self.device)
@@ -304,7 +300,7 @@ def _checked(setting: Any) -> str | dict[str, Any]:
     needed = {"trunk": ("trunk", "weights"), "torchscript": ("torchscript", "sha256"), INCEPTION: ("weights",)}
     missing = [key for key in needed[kind] if setting.get(key) is None] if kind else ["trunk or torchscript"]
     if missing:
-        why = " (a TorchScript file is a program that will run: say which one you mean)" if "sha256" in missing else ""
+        why = f" ({WHY_SHA256})" if "sha256" in missing else ""
         raise ValueError(f"--extractors: {name!r} lacks {missing[0]}{why}. Give {EXAMPLES}")
     unknown = sorted(set(setting) - KEYS[kind])
     if unknown:
@@ -329,10 +325,4 @@ def _file(name: str, path: str | Path, sha256: str | None) -> tuple[Path, str]:
             f"the extractor {name} has no weights at {str(path)!r}: nothing is downloaded, so get the file"
             f"{hint if name == INCEPTION else ''} and name it in --extractors"
         )
-    found = file_sha256(path)
-    if sha256 is not None and str(sha256).lower() != found:
-        raise ValueError(
-            f"the extractor {name}: {path} has the SHA-256 {found}, and {sha256} was given. It is another file, or "
-            "damaged; it was not opened"
-        )
-    return path, found
+    return path, require_sha256(path, sha256, f"the extractor {name}")

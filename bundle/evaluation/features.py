@@ -49,7 +49,7 @@ class FeatureCache:
             except Exception as error:
                 logger.warning(f"{path} can't be used ({error}): its features are computed again")
         found = self._compute(images, extractor)
-        write_atomically(path, lambda temporary: save_file({"features": found}, temporary, facts))
+        write_atomically(path, lambda temporary: save_file({"features": found}, temporary, facts), size=found.nbytes)
         return found
 
     def path(self, images: ImageSet, extractor: Extractor) -> Path:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from bundle.data.marks import TRAINED_ALGORITHMIC_MEDIA, save_marked_png
 from bundle.data.pictures import tile
 from bundle.data.transforms import orient
 from bundle.evaluation.sets import ImageSet
-from bundle.runs.files import write_atomically
+from bundle.runs.tables import write_rows
 
 COLUMNS = (
     "file",
@@ -41,9 +40,7 @@ def write_table(path: Path, synthetic: ImageSet, training: ImageSet, found: dict
         found: an array [N] of each of `COLUMNS` but "file" and "class"; places in `training` instead of its files.
             Distances in pixels are root mean squares in 8-bit levels.
     """
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    rows: list[Sequence[str]] = [COLUMNS]
     for place, (file, label) in enumerate(zip(synthetic.files, synthetic.labels)):
         row = {name: values[place] for name, values in found.items()}
         for name in ("nearest_file", "nearest_file_in_features"):
@@ -53,9 +50,8 @@ def write_table(path: Path, synthetic: ImageSet, training: ImageSet, found: dict
         for name in ("pixel_distance", "pixel_ratio", "feature_distance", "feature_ratio"):
             row[name] = f"{row[name]:.6g}"
         row |= {"file": file, "class": synthetic.classes[label]}
-        writer.writerow([row[name] for name in COLUMNS])
-    content = text.getvalue().encode(errors="surrogateescape")
-    write_atomically(path, lambda temporary: temporary.write_bytes(content))
+        rows.append([row[name] for name in COLUMNS])
+    write_rows(path, rows)
 
 
 def save_gallery(

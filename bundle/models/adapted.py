@@ -9,10 +9,18 @@ from typing import Any
 import torch
 
 from bundle.diffusion.schedule import NoiseSchedule
-from bundle.models.artefacts import build_from_definition, fingerprint, load_weights, read_artefact, require_same
+from bundle.models.artefacts import (
+    build_from_definition,
+    complete,
+    fingerprint,
+    load_weights,
+    read_artefact,
+    require_same,
+)
 from bundle.models.packed import DEFINITION, FORMAT, WEIGHTS, is_packed, read_packed
-from bundle.runs.files import write_atomically, write_json
+from bundle.runs.files import write_json
 from bundle.runs.sums import content_hash
+from bundle.runs.tensors import save_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -77,10 +85,14 @@ class AdaptedModels(torch.nn.Module):
 
         Raises:
             FileNotFoundError: one is missing; says which command makes it.
-            ValueError: they don't belong together; both files are named.
+            ValueError: they don't belong together; both files are named. Or one is incomplete.
         """
-        if self.classes:
-            return self
+        if not self.classes:
+            with complete(self.adapted_dir):
+                self._read()
+        return self
+
+    def _read(self) -> None:
         packed = is_packed(self.adapted_dir)
         parts = (
             self._read_packed() if packed else {kind: read_artefact(self._file(kind), kind) for kind in self._kinds()}
@@ -126,7 +138,6 @@ class AdaptedModels(torch.nn.Module):
             f"models of {self.adapted_dir} on {self.device}: {self.patch_size} px, {self.decoder} decoder, classes "
             f"{', '.join(self.classes)}"
         )
-        return self
 
     def state_dict(self, *arguments: Any, **options: Any) -> dict[str, Any]:
         """All weights, of `autoencoder.*`, `diffusion.*` and `classifier.*`; they are read here where nobody has."""
@@ -202,10 +213,5 @@ def save_packed(models: AdaptedModels, folder: str | Path, half: bool = False) -
     if half:
         state = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     folder = Path(folder)
-
-    def write(temporary: Path) -> None:
-        with open(temporary, "wb") as file:  # given a path, torch.save writes its name into the file
-            torch.save(state, file)
-
-    write_atomically(folder / WEIGHTS, write)
+    save_tensors(folder / WEIGHTS, state)
     write_json(folder / DEFINITION, {"format": FORMAT, "weights": fingerprint(state), "networks": models.facts})

@@ -7,9 +7,10 @@ rebuilt from the file, never from a second copy of its definition.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,31 @@ import torch
 from monai.networks import nets
 
 from bundle.models import classifiers, feature_classifier
-from bundle.runs.files import write_atomically
+from bundle.models.foreign_weights import is_state_dict, reason_of
 from bundle.runs.randomness import mix_seed
 from bundle.runs.sums import check_sum
+from bundle.runs.tensors import save_tensors
 
 FORMAT = "histodiffusion/1"
 # Of monai.networks.nets; others can be made to download files by their arguments, and a definition is read from a file.
 MONAI_NETWORKS = ("AutoencoderKL", "DiffusionModelUNet", "PatchDiscriminator", "ResNet", "DenseNet", "ViT")
 OWN_NETWORKS = {name: getattr(room, name) for room in (classifiers, feature_classifier) for name in room.__all__}
 ARTEFACT_HEAD = {"format", "kind", "definition", "weights", "fingerprint"}  # what save_artefact writes by itself
+
+
+@contextlib.contextmanager
+def complete(origin: str | Path) -> Iterator[None]:
+    """Around what takes facts from files: one that is missing, or none at all, is an error that names where it lacks.
+
+    Raises:
+        ValueError: as said.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{origin} is incomplete or made by something else ({error!r}): copy it again, or train again"
+        ) from error
 
 
 def build(definition: functools.partial, seed: int = 0, device: torch.device | str = "cpu") -> torch.nn.Module:
@@ -59,8 +76,11 @@ def build_from_definition(definition: dict[str, Any], also: Sequence[type] = ())
     Raises:
         ValueError: another class, or arguments the class refuses.
     """
-    arguments = dict(definition)
-    name = arguments.pop("_target_")
+    try:
+        arguments = dict(definition)
+        name = str(arguments.pop("_target_"))
+    except (TypeError, ValueError, KeyError) as error:
+        raise ValueError(f"{definition!r:.200} does not define a network: it has no class and arguments") from error
     classes = OWN_NETWORKS | {network.__name__: network for network in also}
     allowed = (*MONAI_NETWORKS, *classes)
     if name not in allowed:
@@ -68,8 +88,8 @@ def build_from_definition(definition: dict[str, Any], also: Sequence[type] = ())
     network_class = classes[name] if name in classes else getattr(nets, name)
     try:
         network = network_class(**arguments)
-    except TypeError as error:
-        raise ValueError(f"{name} refuses its arguments {arguments}: {error}") from error
+    except Exception as error:  # of a library that meets what a file says
+        raise ValueError(f"{name} refuses its arguments {arguments}: {reason_of(error)}") from error
     network.definition = definition
     return network
 
@@ -96,7 +116,7 @@ def save_artefact(path: str | Path, kind: str, network: torch.nn.Module, weights
         "fingerprint": fingerprint(weights),
         **facts,
     }
-    return write_atomically(path, lambda temporary: torch.save(content, temporary))
+    return save_tensors(path, content)
 
 
 def read_artefact(path: str | Path, kind: str) -> dict[str, Any]:
@@ -113,12 +133,17 @@ def read_artefact(path: str | Path, kind: str) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"{path} can't be read as weights ({error}); is it complete?") from error
+        raise ValueError(f"{path} can't be read as weights ({reason_of(error)}); is it complete?") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"{path} is not an artefact of this bundle: its format is {found!r}, expected {FORMAT!r}")
+    missing = sorted(ARTEFACT_HEAD - content.keys())
+    if missing:
+        raise ValueError(f"{path} lacks its {missing[0]}: it is incomplete, so copy it again, or train again")
     if content["kind"] != kind:
         raise ValueError(f"{path} holds a {content['kind']}, expected a {kind}")
+    if not is_state_dict(content["weights"]):
+        raise ValueError(f"{path}: its weights are no names with a tensor each. Copy it again, or train again")
     return content
 
 
@@ -145,6 +170,8 @@ def load_weights(network: torch.nn.Module, weights: dict[str, torch.Tensor], ori
     Raises:
         ValueError: missing, unexpected or differently shaped tensors, with both sides named.
     """
+    if not is_state_dict(weights):
+        raise ValueError(f"{origin} holds no names with a tensor each, as the weights of a network are")
     own = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     given = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     if own != given:

@@ -17,6 +17,8 @@ from monai.networks.nets import ResNet
 from torch import nn
 from torch.nn.functional import interpolate
 
+from bundle.models.foreign_weights import is_state_dict, reason_of
+
 __all__ = ["FeatureClassifier"]
 
 MONAI_RESNET = "ResNet"
@@ -104,26 +106,32 @@ class FeatureClassifier(nn.Module):
         Raises:
             FileNotFoundError, ValueError: no such file, unreadable, or weights of another architecture; names tensors.
         """
-        path = Path(path).expanduser()
-        if not path.is_file():
-            raise FileNotFoundError(f"there are no weights {str(path)!r}: give the file that holds them")
-        try:
-            weights = timm.models.load_state_dict(path, device="cpu", weights_only=True)
-        except Exception as error:
-            raise ValueError(f"{path} can't be read as weights ({error}); is it complete?") from error
-        own = self.trunk.state_dict()
+        load_trunk(self.trunk, path)
+
+
+def load_trunk(trunk: nn.Module, path: str | Path) -> None:
+    """Loads a file of weights into a network of timm's or MONAI's; see :meth:`FeatureClassifier.load_trunk`."""
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"there are no weights {str(path)!r}: give the file that holds them")
+    try:
+        weights = timm.models.load_state_dict(path, device="cpu", weights_only=True)
         # What timm itself does to published weights: renames, and resamples the embedding of another image size.
-        adapt = getattr(sys.modules[type(self.trunk).__module__], "checkpoint_filter_fn", None)
-        if adapt is not None:
-            weights = adapt(weights, self.trunk)
-        found = {name: tensor for name, tensor in weights.items() if name in own}
-        wrong = [name for name in own if name not in found or found[name].shape != own[name].shape]
-        if wrong:
-            raise ValueError(
-                f"{path} has other weights than this trunk: {len(wrong)} of {len(own)} tensors are missing or have "
-                f"another shape, such as {', '.join(wrong[:3])}. Name the trunk they are of"
-            )
-        self.trunk.load_state_dict(found)
+        adapt = getattr(sys.modules[type(trunk).__module__], "checkpoint_filter_fn", None)
+        weights = weights if adapt is None else adapt(weights, trunk)
+    except Exception as error:
+        raise ValueError(f"{path} can't be read as weights ({reason_of(error)}); is it complete?") from error
+    if not is_state_dict(weights):
+        raise ValueError(f"{path} is no state dict, names with a tensor each: save the weights of the trunk alone")
+    own = trunk.state_dict()
+    found = {name: tensor for name, tensor in weights.items() if name in own}
+    wrong = [name for name in own if name not in found or found[name].shape != own[name].shape]
+    if wrong:
+        raise ValueError(
+            f"{path} has other weights than this trunk: {len(wrong)} of {len(own)} tensors are missing or have "
+            f"another shape, such as {', '.join(wrong[:3])}. Name the trunk they are of"
+        )
+    trunk.load_state_dict(found)
 
 
 def known_model(name: str) -> Any:

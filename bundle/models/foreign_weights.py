@@ -33,19 +33,27 @@ def read_arguments(given: str, name: str, flag: str) -> dict[str, Any]:
         if missing:
             raise FileNotFoundError(f"{flag}: there is no file {missing[0]!r}. {remedy}")
         content = ConfigParser.load_config_files(path)
-    except (ValueError, AttributeError) as error:  # the latter where a file holds no mapping
-        raise ValueError(f"{flag} {given!r} can't be read ({error}). {remedy}") from error
-    parser = ConfigParser(content)
-    if not section and "spatial_dims" in content and "_target_" not in content and not any(defined(content, name)):
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # of the readers of JSON and YAML, which refuse tags in words of their own
+        raise ValueError(f"{flag} {given!r} can't be read ({reason_of(error)}). {remedy}") from error
+    try:
+        parser = ConfigParser(content)
+        found = [section] if section else list(defined(content, name))
+    except RecursionError as error:
+        raise ValueError(f"{path} holds itself, as by an alias of YAML, so it has no end. {remedy}") from error
+    if not section and "spatial_dims" in content and "_target_" not in content and not found:
         return content
-    found = [section] if section else list(defined(content, name))
     if len(found) != 1:
         raise ValueError(f"{path} defines {len(found)} {name} ({', '.join(found) or 'none'}), not one. {remedy}")
     try:
         definition = parser[found[0].replace("#", "::")] if found[0] else content
         return {key: resolved(value, parser) for key, value in definition.items() if not key.startswith("_")}
-    except (KeyError, IndexError, AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: the arguments under {found[0]!r} can't be read ({error}). {remedy}") from error
+    except RecursionError as error:
+        raise ValueError(f"{path}: a reference under {found[0]!r} leads back to itself. {remedy}") from error
+    except Exception as error:
+        said = reason_of(error)
+        raise ValueError(f"{path}: the arguments under {found[0]!r} can't be read ({said}). {remedy}") from error
 
 
 def defined(content: Any, name: str, above: str = "") -> Iterator[str]:
@@ -66,13 +74,13 @@ def resolved(value: Any, parser: ConfigParser) -> Any:
     return [resolved(item, parser) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def read_weights(path: Path, entry: str | None, flag: str) -> dict[str, torch.Tensor]:
+def read_weights(path: Path, entry: str | None = None, flag: str = "") -> dict[str, torch.Tensor]:
     """A state dict from a file that holds it alone or under a name; a prefix of data-parallel training goes.
 
     Args:
         path: the file.
         entry: name of the state dict in the file; None where the file is one.
-        flag: the flag that names the entry, for messages.
+        flag: the flag that names the entry, for messages; "" where there is none.
 
     Raises:
         FileNotFoundError: no such file.
@@ -84,7 +92,7 @@ def read_weights(path: Path, entry: str | None, flag: str) -> dict[str, torch.Te
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(
-            f"{path} can't be read as weights ({str(error).splitlines()[0]}). It is damaged, or holds a whole pickled "
+            f"{path} can't be read as weights ({reason_of(error)}). It is damaged, or holds a whole pickled "
             "module, which runs code when it is opened and so is not opened here. Where you trust it, save its "
             "weights alone: torch.save(module.state_dict(), FILE)"
         ) from error
@@ -95,7 +103,14 @@ def read_weights(path: Path, entry: str | None, flag: str) -> dict[str, torch.Te
             [repr(key) for key, value in content.items() if is_state_dict(value)] if hasattr(content, "items") else []
         )
         what = f"no state dict{'' if entry is None else f' {entry!r}'} by itself"
-        advice = f"it holds those of {', '.join(holds)}: name one with {flag}" if holds else f"check it and {flag}"
+        name_one = (
+            f"name one with {flag}" if flag else "save one of them alone (torch.save(torch.load(FILE)[NAME], OTHER))"
+        )
+        advice = (
+            f"it holds those of {', '.join(holds)}: {name_one}"
+            if holds
+            else f"check it{f' and {flag}' if flag else ''}"
+        )
         raise ValueError(f"{path} has {what}; {advice}")
     if all(name.startswith("module.") for name in content):
         content = {name.removeprefix("module."): tensor for name, tensor in content.items()}
@@ -103,6 +118,16 @@ def read_weights(path: Path, entry: str | None, flag: str) -> dict[str, torch.Te
 
 
 def is_state_dict(content: Any) -> bool:
+    """Whether it is names with a tensor each."""
     return (
-        isinstance(content, dict) and bool(content) and all(isinstance(item, torch.Tensor) for item in content.values())
+        isinstance(content, dict)
+        and bool(content)
+        and all(isinstance(name, str) and isinstance(item, torch.Tensor) for name, item in content.items())
     )
+
+
+def reason_of(error: BaseException) -> str:
+    """What another library's error says, without what explains its own options: torch's advises to run the file."""
+    lines = str(error).strip().splitlines()
+    said = [line for line in lines if "Unpickler error" in line] or lines or [type(error).__name__]
+    return said[0].strip().split(". ")[0][:200]

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from bundle.models.artefacts import fingerprint
+from bundle.models.foreign_weights import is_state_dict, reason_of
 from bundle.runs.sums import check_sum
 
 WEIGHTS = "model.pt"
@@ -54,8 +55,8 @@ def read_packed(folder: Path) -> dict[str, dict[str, Any]]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"{path} can't be read as weights ({error}); is it complete?") from error
-    if fingerprint(state) != expected:
+        raise ValueError(f"{path} can't be read as weights ({reason_of(error)}); is it complete?") from error
+    if not is_state_dict(state) or fingerprint(state) != expected:
         raise ValueError(f"{path} is not the file that {described} describes: their weights differ. {UNPACK}")
     weights = {
         kind: {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}

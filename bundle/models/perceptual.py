@@ -7,21 +7,25 @@ and averaged over positions; layers are summed.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import lpips
 import torch
 from torch import nn
 
+from bundle.models.feature_classifier import known_model, load_trunk
+from bundle.models.foreign_weights import read_weights
+from bundle.models.torchscript import WHY_SHA256, load_torchscript
+from bundle.runs.sums import require_sha256
+
 # torchvision's VGG-16 of ImageNet, the backbone of LPIPS. Its name holds the first eight digits of its SHA-256.
 VGG_SHA256 = "397923af"
 VGG_FILE = f"vgg16-{VGG_SHA256}.pth"
 
 HELP = (
-    "pass --perceptual_weights PATH to a local copy, or choose another network: --perceptual_network torchscript or "
-    "the name of a timm model, each with --perceptual_weights PATH, or --perceptual_network random for fixed random "
-    "features (needs no weights; reconstructions are less true to texture than with LPIPS)"
+    "pass --perceptual_weights PATH to a local copy, or choose another network: --perceptual_network torchscript (with "
+    "--perceptual_sha256) or the name of a timm model, each with --perceptual_weights PATH, or --perceptual_network "
+    "random for fixed random features (needs no weights; reconstructions are less true to texture than with LPIPS)"
 )
 
 
@@ -33,14 +37,17 @@ class PerceptualDistance(nn.Module):
             seeded random weights), "torchscript" (a scripted module that takes images in [-1, 1] and returns a feature
             map [B, C, h, w] or a list of them), or the name of a timm model.
         weights: path of the weights. For "lpips" the VGG-16 state dict, by default looked for in torch's local cache.
+        sha256: of the file of the weights. It is checked where it is given, and "torchscript" needs it: such a file is
+            a program and runs with all that you may do.
 
     Nothing is read before :meth:`load`, which a trainer calls before anything else and :meth:`forward` where need be.
     """
 
-    def __init__(self, network: str = "lpips", weights: str | Path | None = None) -> None:
+    def __init__(self, network: str = "lpips", weights: str | Path | None = None, sha256: str | None = None) -> None:
         super().__init__()
         self.network = network
         self.weights = weights
+        self.given_sha256 = sha256
         self.sha256: str | None = None
         self.features: nn.Module | None = None
 
@@ -49,6 +56,8 @@ class PerceptualDistance(nn.Module):
 
         Raises:
             FileNotFoundError: they are not to be found; says which flag supplies them.
+            ValueError: another file than the SHA-256 says, a TorchScript file without one, a network that timm has not,
+                or weights that are none or of another network.
         """
         if self.features is not None:
             return self
@@ -61,12 +70,13 @@ class PerceptualDistance(nn.Module):
             path = Path(self.weights or "(no path given)")
         if not path.is_file():
             raise FileNotFoundError(f"the weights of the perceptual network {self.network!r} are not at {path}: {HELP}")
-        with open(path, "rb") as file:
-            self.sha256 = hashlib.sha256(file.read()).hexdigest()
+        if self.network == "torchscript" and self.given_sha256 is None:
+            raise ValueError(f"the perceptual network 'torchscript', {path}, lacks --perceptual_sha256 ({WHY_SHA256})")
+        self.sha256 = require_sha256(path, self.given_sha256, f"the perceptual network {self.network!r}")
         if self.network == "lpips":
             self.features = LPIPS(path)
         elif self.network == "torchscript":
-            self.features = torch.jit.load(str(path), map_location="cpu")
+            self.features = load_torchscript(path)
         else:
             self.features = TimmFeatures(self.network, path)
         return self.eval().requires_grad_(False)
@@ -114,9 +124,9 @@ class LPIPS(nn.Module):
 
     def __init__(self, weights: Path) -> None:
         super().__init__()
+        state = read_weights(weights)
         # pnet_rand keeps the package from downloading the backbone; its own channel weights come with the package.
         self.distance = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
-        state = torch.load(weights, map_location="cpu", weights_only=True)
         slices = [getattr(self.distance.net, f"slice{number}") for number in range(1, 6)]
         own = {f"features.{name}": parameter for part in slices for name, parameter in part.state_dict().items()}
         missing = [name for name in own if name not in state or state[name].shape != own[name].shape]
@@ -136,20 +146,14 @@ class TimmFeatures(nn.Module):
         super().__init__()
         import timm
         from timm.data import resolve_data_config
-        from timm.models import load_state_dict
 
+        known_model(name)  # others timm would look for on its hub
         self.model = timm.create_model(name, pretrained=False, num_classes=0)  # the head is not needed
         if not hasattr(self.model, "forward_intermediates"):
             raise ValueError(
                 f"timm gives no feature maps of {name}: script it, and use --perceptual_network torchscript"
             )
-        outcome = self.model.load_state_dict(
-            load_state_dict(str(weights), device="cpu", weights_only=True), strict=False
-        )
-        if outcome.missing_keys:
-            raise ValueError(
-                f"{weights} lacks {len(outcome.missing_keys)} tensors of {name}: {outcome.missing_keys[:3]}"
-            )
+        load_trunk(self.model, weights)
         config = resolve_data_config({}, model=self.model)
         # A transformer has one image size.
         self.size = config["input_size"][-1] if getattr(self.model, "pos_embed", None) is not None else None

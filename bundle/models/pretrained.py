@@ -12,7 +12,7 @@ import torch
 
 from bundle.data.hashes import HASHES_FILE, read_hashes
 from bundle.diffusion.schedule import NoiseSchedule
-from bundle.models.artefacts import load_artefact, read_artefact, require_same
+from bundle.models.artefacts import complete, load_artefact, read_artefact, require_same
 from bundle.runs.files import write_atomically
 from bundle.runs.folder import RunFolder
 from bundle.runs.opening import OpenedOnUse
@@ -53,7 +53,8 @@ class PretrainedModels(OpenedOnUse):
                 )
         autoencoder = read_artefact(self.pretrained_dir / "autoencoder.pt", "autoencoder")
         diffusion = read_artefact(self.pretrained_dir / "diffusion.pt", "diffusion")
-        self.require_match(autoencoder, diffusion)
+        with complete(self.pretrained_dir):
+            self.require_match(autoencoder, diffusion)
         self.keep("autoencoder", autoencoder["fingerprint"])
         if not self.adapts_diffusion:
             self.keep("diffusion", diffusion["fingerprint"])

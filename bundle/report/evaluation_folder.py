@@ -14,6 +14,8 @@ from typing import Any
 
 from PIL import Image
 
+from bundle.runs.tables import plain_cells
+
 FORMAT = "histodiffusion-evaluation/1"
 REQUIRED = ("synthetic", "reference", "compared")
 AGAIN = "Evaluate again with configs/evaluate.json, or name another folder"
@@ -125,8 +127,8 @@ def read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
         for row in reader:
             if len(row) != len(header):
                 raise ValueError(f"{path}, line {reader.line_num}: {len(row)} fields, {len(header)} are needed")
-            rows.append(row)
-    return header, rows
+            rows.append(plain_cells(row))
+    return plain_cells(header), rows
 
 
 def flatten(facts: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -85,7 +85,9 @@ def write_page(
     )
     text = environment.get_template("page.html.j2").render(content)
     # A file name of a disk, and so a cell, need not be UTF-8; the page must be.
-    write_atomically(path, lambda temporary: temporary.write_bytes(text.encode(errors="replace")))
+    page = text.encode(errors="replace")
+    remedy = ", or name a file on another disk with --output,"
+    write_atomically(path, lambda temporary: temporary.write_bytes(page), remedy, size=len(page))
     return [picture.missing for picture in _pictures(content) if picture.missing]
 
 

@@ -20,7 +20,8 @@ LEFT_OUT = {
     "val_interval", "picture_interval", "num_inference_steps", "eta", "train_handlers", "evaluator", "_mode_",
     "maximum_unused", "folder", "labelled", "patches", "pretrained", "run",
 }  # fmt: skip
-PATHS = re.compile(r"(_dir|_file|_path|_weights|^weights)$")  # what lies there is compared by its fingerprint
+# Where files lie and which they must be: what is there is compared by its fingerprint.
+PATHS = re.compile(r"(_dir|_file|_path|_weights|^weights|_sha256|^sha256)$")
 REFERENCE = re.compile(r"@([\w:#]+)")
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+from bundle.runs.files import TEMPORARY
 
 
 def rank_and_world_size() -> tuple[int, int]:
@@ -57,6 +60,24 @@ def lock_folder(path: Path, flag: str, shared: bool = False) -> FileLock:
             f"another run is writing to {path.resolve()}: wait for it to end, or choose another --{flag}"
         ) from None
     if alone:  # else they may be another process's, which is just writing them
-        for leftover in path.glob(".*.tmp.*"):  # of a run killed while it saved
-            leftover.unlink()
+        remove_leftovers(path)
     return lock
+
+
+def remove_leftovers(path: Path) -> None:
+    """Removes temporary files of a run killed while it saved, but for those below a folder that another run holds."""
+    for place, folders, files in os.walk(path):
+        folders[:] = [name for name in folders if not name.startswith(".") and not _is_held(Path(place, name))]
+        for name in filter(TEMPORARY.fullmatch, files):
+            Path(place, name).unlink(missing_ok=True)
+
+
+def _is_held(folder: Path) -> bool:
+    """Whether a living process has locked a folder, by a file in it or by one beside it."""
+    for lock in (*folder.glob(".lock*"), *folder.parent.glob(f".{glob.escape(folder.name)}.lock")):
+        try:
+            with FileLock(lock, timeout=0):
+                pass
+        except OSError:  # a Timeout, or a lock that is another user's
+            return True
+    return False

@@ -27,6 +27,26 @@ def file_sha256(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def require_sha256(path: str | Path, given: str | None, whose: str) -> str:
+    """SHA-256 of a file, which must be the one given; of any file where that is None.
+
+    Args:
+        path: the file.
+        given: what a user says that it is.
+        whose: what the file is of, for the message.
+
+    Raises:
+        ValueError: it is another; both are named.
+    """
+    found = file_sha256(path)
+    if given is not None and str(given).lower() != found:
+        raise ValueError(
+            f"{whose}: {path} has the SHA-256 {found}, and {given} was given. It is another file, or damaged; it was "
+            "not opened"
+        )
+    return found
+
+
 def write_sums(folder: Path) -> Path:
     """Writes `SHA256SUMS` of the files in a folder, not of those below it, as `sha256sum --check` reads it."""
     names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != SUMS)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bundle.runs.files import write_atomically, write_json
+from bundle.runs.tables import csv_bytes, plain_cells
 
 FORMAT = "histodiffusion-selection/1"
 COLUMNS = (
@@ -83,12 +84,8 @@ def write_selection(path: str | Path, rows: Iterable[SelectionRow], facts: dict[
         ValueError: rows or facts that :func:`read_selection` would refuse.
     """
     path = _table_path(path)
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for row in rows:
-        writer.writerow(row._replace(kept=str(row.kept).lower()))  # None becomes an empty field
-    content = text.getvalue().encode(errors="surrogateescape")
+    # None becomes an empty field.
+    content = csv_bytes([COLUMNS, *(row._replace(kept=str(row.kept).lower()) for row in rows)])
     facts = {"format": FORMAT, **facts, "table_sha256": hashlib.sha256(content).hexdigest()}
     facts = _check_facts(json.loads(json.dumps(facts, default=os.fspath)), path)
     facts["pool"] = str(Path(facts["pool"]).expanduser().absolute())
@@ -207,7 +204,7 @@ def _parse(text: str, facts: dict[str, Any], path: Path) -> list[SelectionRow]:
             continue
         if len(fields) != len(COLUMNS):
             raise ValueError(f"{where}: it has {len(fields)} fields, {len(COLUMNS)} are needed")
-        row = _row(dict(zip(COLUMNS, fields)), facts, where)
+        row = _row(dict(zip(COLUMNS, plain_cells(fields))), facts, where)
         if row.file in rows:
             raise ValueError(f"{where}: {row.file!r} is listed before")
         rows[row.file] = row

@@ -135,6 +135,10 @@ class RequestLoader:
         """Those of which an image is not there when their turn comes."""
         return (batch for batch in self.batches() if any(map(self._is_missing, batch)))
 
+    def images(self) -> int:
+        """How many images all batches of this process have, those that are there included."""
+        return sum(map(len, self.batches()))
+
     def images_to_make(self) -> int:
         """How many images the batches have that are now to be made."""
         return sum(map(len, self.missing_batches()))

@@ -16,13 +16,11 @@ from monai.inferers import Inferer
 from bundle.data.pictures import save_labelled_grid, to_uint8
 from bundle.diffusion.samplers import timestep_pairs
 from bundle.models.adapted import AdaptedModels
-from bundle.runs.chain import is_inert
 from bundle.runs.context import RunContext
 from bundle.runs.folder import RunFolder
 from bundle.runs.processes import rank_and_world_size
 from bundle.runs.progress import ImageProgress
 from bundle.runs.tracking import StageEvents, Tracking, new_figures
-from bundle.runs.workflow import executed_config, is_setting
 from bundle.synthesis.handlers import PoolWriter
 from bundle.synthesis.inferers import GuidedLatentInferer
 from bundle.synthesis.pool import Pool
@@ -31,11 +29,6 @@ from bundle.synthesis.requests import RequestLoader, SynthesisRequests, prepare_
 logger = logging.getLogger(__name__)
 
 SHOWN_IMAGES = 8  # of each class in samples.png
-# Settings that an extension of the pool chooses anew; those that are no plain values are left out by themselves.
-OF_THE_RUN = {
-    "description", "bundle_root", "output_dir", "dataset_dir", "classes", "num_images", "pictures", "picture_scales",
-    "generator_class", "mlflow_tracking_uri", "training", "inference",
-}  # fmt: skip
 SHOWN_STEPS = 10  # of each path from noise to image
 
 
@@ -159,6 +152,7 @@ def run_synthesis(
         if rank == 0:
             folder.save_config()
         count = loader.images_to_make()
+        pool.require_space(count, models.patch_size)
         logger.info(
             f"asked for: {loader.requests.num_images} images of each of {', '.join(classes)}; {len(pool)} are in "
             f"{pool.folder}; process {rank + 1} of {world_size} makes {count}"
@@ -168,10 +162,11 @@ def run_synthesis(
             evaluator.run()
         pool.flush()
         with pool.among_processes():
-            if count:
-                section = "synthesis" if world_size == 1 else f"synthesis_of_process_{rank}"
-                before = folder.metrics()
-                folder.set_metrics(section, figures(models, inferer, count, time.monotonic() - started))
+            section = "synthesis" if world_size == 1 else f"synthesis_of_process_{rank}"
+            before = folder.metrics()
+            if count or section not in before:  # a run killed after its last image has left no figures
+                made = figures(models, inferer, count, time.monotonic() - started)
+                folder.set_metrics(section, {"images": loader.images(), **made})
                 evaluator.state.metrics = new_figures(before, folder.metrics())
             if not all(pool.has(request["class"], request["seed"]) for request in loader.requests):
                 logger.info(f"process {rank + 1} is done; what is missing, the others make")
@@ -191,33 +186,12 @@ def run_synthesis(
         folder.close()
 
 
-def extension_record(config: str, paths: Sequence[str] = ()) -> dict[str, Any] | None:
-    """How the running config makes more images for its pool; None outside a config.
-
-    See `extend` of `bundle.synthesis.pool.Pool`.
-
-    Args:
-        config: the file of the running config, in `configs/`.
-        paths: settings that are paths, which are kept absolute.
-    """
-    executed = executed_config()
-    if executed is None:
-        return None
-    settings = {
-        name: value
-        for name, value in executed.items()
-        if is_setting(value) and is_inert(value) and name not in OF_THE_RUN
-    }
-    settings |= {name: os.path.abspath(os.path.expanduser(settings[name])) for name in paths if name in settings}
-    return {"config": config, "settings": settings}
-
-
 def figures(models: AdaptedModels, inferer: GuidedLatentInferer, count: int, seconds: float) -> dict[str, Any]:
-    """What is kept in `metrics.json` about making so many images."""
+    """What is kept in `metrics.json` about the run that made so many images, the last one where it was interrupted."""
     ratios = torch.tensor(inferer.ratios, dtype=torch.float64)
     quantiles = {"median": 0.5, "10th_percentile": 0.1, "90th_percentile": 0.9, "maximum": 1.0}
     return {
-        "images": count,
+        "images_of_the_last_run": count,
         "seconds": round(seconds, 1),
         "images_per_second": round(count / seconds, 3),
         "device": str(models.device),

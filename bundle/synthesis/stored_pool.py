@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from bundle.data.sources import read_rgb
-from bundle.runs.chain import ROOT, run_config
+from bundle.runs.chain import run_config
 from bundle.runs.opening import OpenedOnUse
 from bundle.runs.sums import content_hash
-from bundle.runs.workflow import is_setting
+from bundle.synthesis.extension import checked
 from bundle.synthesis.pool import FORMAT, POOL_FILE, Key, image_file, marks_of, require_marks, seed_of
 
 MAKE = "python -m monai.bundle run --config_file configs/inference.json --dataset_dir"
@@ -132,7 +132,7 @@ class StoredPool(OpenedOnUse):
             output_dir: what the run writes besides the images.
 
         Raises:
-            ValueError: there is no record, or one of more than a config of this bundle and plain values of its flags.
+            ValueError: there is no record, or one that `bundle.synthesis.extension.checked` refuses.
         """
         config, settings = self.recorded_command()
         given = {"classes": list(classes), "num_images": num_images}
@@ -141,17 +141,7 @@ class StoredPool(OpenedOnUse):
 
     def recorded_command(self) -> tuple[str, dict[str, Any]]:
         """Config and settings of the record; see :meth:`make_more`, for which it may come from a stranger."""
-        try:
-            config, settings = self.prepare().extend["config"], dict(self.extend["settings"])
-            content = json.loads((ROOT / "configs" / Path(config).name).read_text(encoding="utf-8"))
-        except (TypeError, KeyError, ValueError, OSError) as error:
-            raise ValueError(f"{self.folder / POOL_FILE} does not say how the pool is extended: {error!r}") from error
-        wrong = [name for name in settings if name == "bundle_root" or not is_setting(content.get(name, {}))]
-        if wrong:
-            raise ValueError(
-                f"{self.folder / POOL_FILE}: {wrong[0]!r} is no flag of configs/{config}. Extend it by hand"
-            )
-        return config, settings
+        return checked(self.prepare().extend, self.hash, self.folder / POOL_FILE)
 
 
 def number_to_ask(exists: Collection[int], first: int, total: int) -> int:

@@ -127,7 +127,8 @@ class LatentCache(OpenedOnUse):
             shape = autoencoder.encode(torch.zeros(1, 3, size, size, device=self.device))[0].shape[1:]
         with FileLock(folder / ".lock"):  # the cache may be shared by runs
             if not path.is_file():
-                write_atomically(path, lambda temporary: allocate(temporary, (total, 2, *shape)), REMEDY)
+                size = total * 2 * math.prod(shape) * np.dtype(np.float16).itemsize
+                write_atomically(path, lambda temporary: allocate(temporary, (total, 2, *shape)), REMEDY, size=size)
             progress = folder / "progress.json"
             done = json.loads(progress.read_text())["done"] if progress.is_file() else 0
             if done < total:

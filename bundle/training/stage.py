@@ -18,10 +18,10 @@ from monai.inferers import Inferer, SimpleInferer
 from bundle.data.loader import ItemDataset, StepDataLoader
 from bundle.models.artefacts import read_artefact
 from bundle.runs.context import RunContext
-from bundle.runs.files import write_atomically
 from bundle.runs.identity import stage_settings
 from bundle.runs.progress import Progress
 from bundle.runs.randomness import seed_step
+from bundle.runs.tensors import all_finite, save_tensors
 from bundle.runs.tracking import StageEvents, Tracking, losses, new_figures
 from bundle.runs.workflow import running_parser
 
@@ -250,20 +250,22 @@ class StageTrainer(Trainer):
         """Saves all a resumed run needs, atomically.
 
         Raises:
-            FloatingPointError: a weight is not finite, as after a broken gradient; nothing is written.
+            FloatingPointError: a weight or an optimiser's moment is not finite, as after a broken gradient; nothing is
+                written.
+            OSError: the disk is full; the former checkpoint stays.
         """
-        for name, item in self.state_objects().items():
-            if isinstance(item, torch.nn.Module):
-                tensors = [tensor for tensor in item.state_dict().values() if tensor.is_floating_point()]
-                if not all(bool(tensor.isfinite().all()) for tensor in tensors):
-                    raise FloatingPointError(self.broken(f"weights of the {name}"))
+        state = {name: item.state_dict() for name, item in self.state_objects().items()}
+        for name, tensors in state.items():
+            if not all_finite(tensors):
+                what = "moments" if isinstance(self.state_objects()[name], torch.optim.Optimizer) else "weights"
+                raise FloatingPointError(self.broken(f"{what} of the {name}"))
         content = {
             "step": self.state.iteration,
             "seconds": self.elapsed(),
             "identity": self.whole_identity(),
-            "state": {name: item.state_dict() for name, item in self.state_objects().items()},
+            "state": state,
         }
-        write_atomically(self.checkpoint_path, lambda temporary: torch.save(content, temporary))
+        save_tensors(self.checkpoint_path, content)
 
     def load_checkpoint(self) -> int:
         """Restores the last checkpoint.

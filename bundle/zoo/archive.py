@@ -39,7 +39,8 @@ def write_zip(folder: Path, path: Path) -> Path:
                 with archive.open(information, "w") as target, open(file, "rb") as source:
                     shutil.copyfileobj(source, target)
 
-    return write_atomically(path, write)
+    size = sum(file.stat().st_size for file in sorted_files(folder))
+    return write_atomically(path, write, ", or give an --output_dir on another disk,", size=size)
 
 
 def sorted_files(folder: Path) -> Iterator[Path]:

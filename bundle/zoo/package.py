@@ -18,7 +18,7 @@ import torch
 from bundle.models.adapted import AdaptedModels, save_packed
 from bundle.models.artefacts import read_artefact
 from bundle.models.packed import WEIGHTS
-from bundle.runs.files import write_json
+from bundle.runs.files import explain_full_disk, write_json
 from bundle.runs.sums import file_sha256, write_sums
 from bundle.zoo.archive import sorted_files, write_zip
 from bundle.zoo.measured import eval_metrics
@@ -70,6 +70,7 @@ def build_package(
     Raises:
         FileExistsError: one of them is there already.
         FileNotFoundError: weights or a file of the repository are missing.
+        OSError: the disk is full; nothing is left there.
         ValueError: weights that don't belong together, an evaluation of others, a large file without an address.
     """
     metadata = json.loads((source / "configs" / "metadata.json").read_text(encoding="utf-8"))
@@ -79,7 +80,11 @@ def build_package(
         if path.exists():
             raise FileExistsError(f"{path} is there already: remove it, or give another --output_dir")
     output_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".package.", dir=output_dir) as temporary:
+    remedy = ", or give an --output_dir on another disk,"
+    with (
+        explain_full_disk(folder, remedy),
+        tempfile.TemporaryDirectory(prefix=".package.", dir=output_dir) as temporary,
+    ):
         bundle = Path(temporary) / name
         models = pack_weights(bundle / "models", adapted_dir, pretrained_dir, diffusion_dir)
         evaluation = read_evaluation(evaluation_dir, models)

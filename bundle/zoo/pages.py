@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from bundle.models.adapted import AdaptedModels
+from bundle.runs.tables import markdown_row, markdown_table, markdown_text
 from bundle.zoo.measured import Table, evaluation_tables, tables, training_rows
 
 PAGES = ("README.md", "model_card.md")
@@ -68,19 +70,43 @@ def write_pages(folder: Path, facts: Mapping[str, Any]) -> None:
     """Writes `PAGES` into a folder."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=False,  # Markdown, of facts of our own files
+        autoescape=False,  # Markdown has marks of its own, which `shown` escapes
+        finalize=shown,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters["markdown"] = markdown
+    environment.filters |= {"markdown": markdown, "row": row, "code": code, "shell": shell}
     for page in PAGES:
         text = environment.get_template(f"{page}.j2").render(facts)
         (folder / page).write_text(text, encoding="utf-8", newline="\n")
 
 
-def markdown(table: Table) -> str:
+class Ready(str):
+    """Markdown, to be written as it stands."""
+
+
+def shown(value: Any) -> Any:
+    """What the templates write for a value: names of classes and slides, and commands, may be a stranger's."""
+    return markdown_text(value) if isinstance(value, str) and not isinstance(value, Ready) else value
+
+
+def markdown(table: Table) -> Ready:
     """A table in Markdown."""
-    lines = [table.columns, ("---",) * len(table.columns), *table.rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return Ready(markdown_table(table.columns, table.rows).rstrip())
+
+
+def row(cells: Iterable[Any]) -> Ready:
+    """A line of a table."""
+    return Ready(markdown_row(cells))
+
+
+def code(text: Any) -> Ready:
+    """A text within backticks, which none in it may end."""
+    return Ready(str(text).replace("`", "'"))
+
+
+def shell(name: Any) -> Ready:
+    """A word of a command that is there to be copied."""
+    return code(shlex.quote(" ".join(str(name).split())))

@@ -135,6 +135,7 @@ FLAGS = [
     ("decoder#trainer#cool_down", 1, lambda w: decoder(w).cool_down == 1),
     ("perceptual_network", "resnet18", lambda w: decoder(w).loss.reconstruction.perceptual.network == "resnet18"),
     ("perceptual_weights", "w.pt", lambda w: decoder(w).loss.reconstruction.perceptual.weights == "w.pt"),
+    ("perceptual_sha256", "ab", lambda w: decoder(w).loss.reconstruction.perceptual.given_sha256 == "ab"),
     ("latent_classifier_trunk", "encoder", lambda w: latent(w).architecture.func.__name__ == "EncoderClassifier"),
     ("latent_classifier_steps", 9, lambda w: latent(w).steps == latent(w).data_loader.step_sampler.steps == 9),
     ("half_unet#channels", [16, 32], lambda w: shape(latent(w), "channels") == [16, 32]),

@@ -41,6 +41,16 @@ def test_parts_and_facts(copied, pretrained):
     assert models.prepare() is models
 
 
+@pytest.mark.parametrize("kind, fact", [("autoencoder", "patch_size"), ("diffusion", "schedule")])
+def test_a_file_that_lacks_a_fact_is_refused(copied, kind, fact):
+    path = copied / f"{kind}.pt"
+    content = torch.load(path, weights_only=True)
+    del content[fact]
+    torch.save(content, path)
+    with pytest.raises(ValueError, match=f"{copied} is incomplete or made by something else .KeyError.'{fact}'"):
+        AdaptedModels(copied).prepare()
+
+
 def test_nothing_is_read_before_it_is_needed_and_it_stays_in_evaluation_mode(tmp_path, copied):
     from monai.networks import eval_mode
 

@@ -82,6 +82,41 @@ def test_wrong_files_are_named(tmp_path):
         read_artefact(kind, "autoencoder")
 
 
+def cyclic():
+    found = {"_target_": "PatchDiscriminator"}
+    found["channels"] = found
+    return found
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"definition": None}, "None does not define a network"),
+        ({"definition": [1, 2]}, "does not define a network"),
+        ({"definition": {"channels": 4}}, "does not define a network: it has no class"),
+        ({"definition": {"_target_": ["PatchDiscriminator"]}}, "is not one of the networks"),
+        ({"definition": cyclic()}, "PatchDiscriminator refuses its arguments"),
+        (
+            {"definition": {**SMALL.keywords, "_target_": "PatchDiscriminator", "channels": "x"}},
+            "refuses its arguments",
+        ),
+        ({"definition": {**SMALL.keywords, "_target_": "PatchDiscriminator", "channels": -1}}, "refuses its arguments"),
+        ({"weights": [1, 2]}, "a.pt: its weights are no names with a tensor each"),
+        ({"weights": {"a": 3}}, "a.pt: its weights are no names"),
+        ({"weights": {"a": torch.zeros(2)}}, "a.pt was made for another architecture"),
+        ({"fingerprint": ...}, "a.pt lacks its fingerprint: it is incomplete"),
+        ({"kind": ...}, "a.pt lacks its kind"),
+    ],
+)
+def test_incomplete_and_foreign_content_ends_in_a_sentence(tmp_path, change, message):
+    content = torch.load(save_artefact(tmp_path / "a.pt", "discriminator", build(SMALL)), weights_only=True)
+    content = {name: value for name, value in {**content, **change}.items() if value is not ...}
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=message) as caught:
+        load_artefact(tmp_path / "a.pt", "discriminator")
+    assert "\n" not in str(caught.value)
+
+
 def test_a_file_with_code_in_it_is_not_executed(tmp_path):
     class Attack:
         def __reduce__(self):

@@ -48,6 +48,26 @@ def test_arguments_of_an_overlay_are_read_with_the_config_below_it(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("vae: &x\n  _target_: AutoencoderKL\n  inner: *x\n", "holds itself, as by an alias of YAML"),
+        ("vae: {_target_: AutoencoderKL, in_channels: '@a'}\na: '@b'\nb: '@a'\n", "leads back to itself"),
+        ("vae: !!python/object/apply:os.system ['touch harm']\n", "can't be read .*python/object/apply"),
+        ("vae: !mine {_target_: AutoencoderKL}\n", "can't be read .*!mine"),
+        ("vae: [\n", "can't be read"),
+        ("- spatial_dims\n", "can't be read"),
+        ("vae: {_target_: AutoencoderKL, in_channels: '@absent'}\n", "the arguments under 'vae' can't be read"),
+    ],
+)
+def test_cyclic_tagged_and_broken_definitions_end_in_a_sentence(tmp_path, monkeypatch, text, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(ValueError, match=f"a.yaml.*{message}.*Give --flag as JSON") as caught:
+        read_arguments(str(tmp_path / "a.yaml"), "AutoencoderKL", "--flag")
+    assert "\n" not in str(caught.value) and not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         ({"a": CONFIG["networks"], "b": CONFIG["networks"]}, r"defines 2 AutoencoderKL \(a::autoencoder_def, b::aut"),

@@ -6,6 +6,7 @@ import torch
 from torchvision.models import vgg16
 
 from bundle.models.perceptual import PerceptualDistance
+from bundle.runs.sums import file_sha256
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +59,58 @@ def test_torchscript_network_by_path(tmp_path):
     network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU()).eval()
     path = tmp_path / "features.ts"
     torch.jit.script(network).save(str(path))
-    distance = PerceptualDistance("torchscript", path)
+    distance = PerceptualDistance("torchscript", path, file_sha256(path).upper())
     first, second = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 8, 8)
     units = [lpips.normalize_tensor(network(images)) for images in (first, second)]
     expected = (units[0] - units[1]).square().sum(1).mean((1, 2))
     torch.testing.assert_close(distance(first, second), expected)
+
+
+def test_a_torchscript_module_runs_only_with_its_own_sum(tmp_path, monkeypatch):
+    path = tmp_path / "features.ts"
+    path.write_bytes(b"a program")
+    opened = []
+    monkeypatch.setattr(torch.jit, "load", lambda *given, **more: opened.append(given))
+    with pytest.raises(
+        ValueError, match=r"features.ts, lacks --perceptual_sha256 \(a TorchScript file is a program that"
+    ):
+        PerceptualDistance("torchscript", path).load()
+    with pytest.raises(ValueError, match="features.ts has the SHA-256 .*, and 00 was given.*it was not opened"):
+        PerceptualDistance("torchscript", path, "00").load()
+    assert not opened
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match="features.ts can't be read as a TorchScript module"):
+        PerceptualDistance("torchscript", path, file_sha256(path)).load()
+
+
+class Foreign:
+    """A class that nobody else knows."""
+
+
+def cyclic():
+    found = {}
+    found["itself"] = found
+    return found
+
+
+@pytest.mark.parametrize("network", ["lpips", "resnet10t"])
+@pytest.mark.parametrize(
+    "content",
+    [Foreign(), [1, 2], {"a": 3}, cyclic(), {}, {3: torch.zeros(1)}, b"no file"],
+    ids=["pickle", "list", "numbers", "cyclic", "empty", "no names", "bytes"],
+)
+def test_files_of_something_else_end_in_a_sentence(tmp_path, network, content):
+    path = tmp_path / "weights.pth"
+    path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+    with pytest.raises(ValueError, match="weights.pth") as caught:
+        PerceptualDistance(network, path).load()
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+def test_a_network_of_the_hub_is_not_looked_for(tmp_path):
+    (tmp_path / "weights.pth").touch()
+    with pytest.raises(ValueError, match="timm has no model 'hf_hub:someone/else'"):
+        PerceptualDistance("hf_hub:someone/else", tmp_path / "weights.pth").load()
 
 
 def test_only_the_published_weights_may_be_called_lpips(vgg_file):
@@ -93,7 +141,7 @@ def test_a_network_without_feature_maps_is_refused(tmp_path):
     path = tmp_path / "classifier.ts"
     torch.jit.script(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3))).save(str(path))
     with pytest.raises(ValueError, match=r"shape \(1, 3\).*leave its pooling and head out"):
-        PerceptualDistance("torchscript", path)(torch.zeros(1, 3, 2, 2), torch.zeros(1, 3, 2, 2))
+        PerceptualDistance("torchscript", path, file_sha256(path))(torch.zeros(1, 3, 2, 2), torch.zeros(1, 3, 2, 2))
 
 
 def test_distance_is_frozen_and_stays_in_evaluation_mode():

@@ -1,6 +1,7 @@
 """Who may write into a folder: one run, or the processes of one torchrun together."""
 
 import pytest
+from filelock import FileLock
 
 from bundle.runs.processes import lock_folder, rank_and_world_size
 
@@ -56,3 +57,21 @@ def test_leftovers_of_a_killed_run_go_but_not_those_of_a_living_process(monkeypa
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError, match="--output_dir .*file is a file"):
         lock_folder(tmp_path / "file", "output_dir")
+
+
+def test_leftovers_in_subfolders_go_too_but_not_those_of_other_runs(tmp_path):
+    """Nor what only looks like one, nor what lies in a hidden folder or behind a link."""
+    run = tmp_path / "run"
+    gone = [run / "pictures" / ".a.1.tmp.png", run / "cache" / "b" / ".SHA256SUMS.2.tmp", run / "ended" / ".a.1.tmp.pt"]
+    stay = [run / name / "c" / ".a.3.tmp.png" for name in ("pool", "made", ".git")]
+    stay += [run / "pictures" / name for name in ("a.1.tmp.png", ".a.tmp.png", ".b.1.tmp.png.txt")]
+    stay.append(tmp_path / "elsewhere" / ".a.1.tmp.png")
+    for file in (*gone, *stay):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    (run / "link").symlink_to(tmp_path / "elsewhere")
+    lock_folder(run / "ended", "output_dir").release()  # its lock is still there, and nobody holds it
+    gone[-1].touch()
+    with FileLock(run / "pool" / ".lock"), FileLock(run / ".made.lock"):
+        lock_folder(run, "output_dir").release()
+    assert not any(file.exists() for file in gone) and all(file.exists() for file in stay)

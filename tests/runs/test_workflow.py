@@ -129,6 +129,7 @@ FLAGS = [
     ("norm_groups", 2, lambda w: w("diffusion_network").definition["norm_num_groups"] == 2),
     ("perceptual_network", "resnet18", lambda w: w("autoencoder_loss").perceptual.network == "resnet18"),
     ("perceptual_weights", "w.pt", lambda w: w("autoencoder_loss").perceptual.weights == "w.pt"),
+    ("perceptual_sha256", "ab", lambda w: w("autoencoder_loss").perceptual.given_sha256 == "ab"),
     ("autoencoder_loss#adversarial_start", 77, lambda w: w("autoencoder_loss").adversarial_start == 77),
     ("discriminator_architecture#channels", 8, lambda w: w("discriminator").definition["channels"] == 8),
     ("latent_orientations", 4, lambda w: w("latents").orientations == 4),

@@ -136,6 +136,8 @@ def test_another_network_than_the_weights_were_made_for_would_be_noticed(monkeyp
         ("AutoencoderKL", {"in_channels": 1}, "in_channels=1 can't be converted: .*in_channels=3"),
         ("AutoencoderKL", {"use_convtranspose": True}, "use_convtranspose=True can't be converted"),
         ("AutoencoderKL", {"norm_num_groups": 3}, "refuses its arguments .*norm_num_groups"),
+        ("AutoencoderKL", {"num_channels": {"a": [8]}}, "refuses its arguments"),
+        ("AutoencoderKL", {"num_channels": [2**40, 2**40]}, "refuses its arguments"),
         ("DiffusionModelUNet", {"with_conditioning": True, "cross_attention_dim": 8}, "with_conditioning=True can't"),
         ("DiffusionModelUNet", {"num_class_embeds": 7}, "num_class_embeds=7 can't"),
         ("DiffusionModelUNet", {"spatial_dims": 3}, "spatial_dims=3 can't"),
@@ -288,7 +290,7 @@ def test_the_same_command_again_gives_the_same_and_other_weights_are_refused(con
     assert_equal(found(), before)
     torch.save(network_of("DiffusionModelUNet", UNET, seed=5).state_dict(), folder / "other.pth")
     del flags["diffusion_entry"]
-    with pytest.raises(ValueError, match="the diffusion differs: .*diffusion.pt has .*, this conversion has"):
+    with pytest.raises(SystemExit, match="the diffusion differs: .*diffusion.pt has .*, this conversion has"):
         run_here({**flags, "diffusion_weights": folder / "other.pth"}, monkeypatch)
     assert_equal(found(), before)
 

@@ -170,6 +170,12 @@ def test_killed_and_started_again_is_the_uninterrupted_pool(finished, synthesise
     assert len(partly) == 8 and "manifest.csv" not in partly, sorted(partly)  # 7 images and pool.json
     synthesise(folder, classes=["TUM", "ADI", "STR"], num_images=5)
     assert pool_files(folder) == pool_files(finished)
+    metrics = json.loads((folder / "metrics.json").read_text())["synthesis"]
+    assert metrics["images"] == 15 and metrics["images_of_the_last_run"] == 10  # batches are made as a whole
+    (folder / "metrics.json").unlink()  # as of a run killed after its last image
+    synthesise(folder, classes=["TUM", "ADI", "STR"], num_images=5)
+    metrics = json.loads((folder / "metrics.json").read_text())["synthesis"]
+    assert metrics["images"] == 15 and metrics["images_of_the_last_run"] == 0
 
 
 def test_two_processes_make_the_pool_of_one(finished, synthesise, adapted, tmp_path, monkeypatch):

@@ -3,6 +3,9 @@
 import csv
 import errno
 import json
+import os
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from PIL import Image
 
 from bundle.data.marks import TRAINED_ALGORITHMIC_MEDIA, read_marks
 from bundle.runs.sums import content_hash
+from bundle.synthesis.extension import sealed
 from bundle.synthesis.pool import COLUMNS, Pool
 
 IDENTITY = {
@@ -120,6 +124,39 @@ def test_images_that_are_gone_or_half_are_made_again(tmp_path):
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "TUM/TUM_10.png")), image(10))
 
 
+@pytest.mark.parametrize("left", [0, 40, -1])
+def test_images_that_are_listed_and_broken_are_made_again(tmp_path, left, caplog):
+    """As after a power failure: empty, cut short, or of the right length with a block that was never written."""
+    filled(tmp_path)
+    path = tmp_path / "TUM" / "TUM_9.png"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:left] if left >= 0 else whole[:100] + bytes(len(whole) - 100))
+    with Pool(tmp_path, IDENTITY) as pool:
+        assert "1 broken images of the pool are made again" in caplog.text and str(path) in caplog.text
+        assert not pool.has("TUM", 9) and len(pool) == 2
+        pool.add("TUM", 9, image(9))
+    assert path.read_bytes() == whole and len(rows(tmp_path)) == 3
+
+
+def test_an_image_is_on_the_disk_before_the_manifest_names_it(tmp_path, monkeypatch):
+    synced, names = [], {}
+    sync, place = os.fsync, os.replace
+
+    def fsync(file):
+        synced.append(os.readlink(f"/proc/self/fd/{file}"))
+        sync(file)
+
+    def replace(temporary, path):
+        names[str(temporary)] = path.name
+        place(temporary, path)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    filled(tmp_path)
+    order = [names[file] for file in synced if file in names]
+    assert sorted(order[1:-1]) == ["ADI_0.png", "TUM_10.png", "TUM_9.png"] and order[-1] == "manifest.csv"
+
+
 @pytest.mark.parametrize(
     "change, named",
     [
@@ -174,8 +211,8 @@ def test_how_it_is_extended_is_no_part_of_what_it_is(tmp_path):
     for extend, kept in ((first, first), (second, second), (None, second), (lambda: first, first)):
         with Pool(tmp_path, IDENTITY, extend=extend) as pool:
             assert len(pool) == 3 and pool.hash == plain["hash"]
-        assert record(tmp_path) == kept
-    assert {**plain, "extend": first} == json.loads((tmp_path / "pool.json").read_text())
+        assert record(tmp_path) == sealed(kept, plain["hash"])
+    assert {**plain, "extend": sealed(first, plain["hash"])} == json.loads((tmp_path / "pool.json").read_text())
 
 
 @pytest.mark.parametrize("name", ["../TUM", "a/b", "..", ".hidden", "", "a\\b", "a\0b"])
@@ -209,6 +246,18 @@ def test_a_full_disk_is_said_and_what_was_written_is_kept(tmp_path, monkeypatch)
     monkeypatch.undo()
     filled(tmp_path, [("TUM", seed) for seed in range(4)])
     assert len(rows(tmp_path)) == 4
+
+
+def test_a_pool_that_can_t_fit_is_not_begun(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=2**30, free=3 * 2**20))
+    pool = Pool(tmp_path / "pool", IDENTITY)
+    pool.require_space(512, 64)  # 6 MiB of pixels, of which PNG leaves half or more
+    needs = (
+        "pool could not be written, it needs 7.5 MiB and 3.0 MiB are free in .*: free 4.5 MiB, lower --num_images, or"
+    )
+    with pytest.raises(OSError, match=needs):
+        pool.require_space(1280, 64)
+    assert not (tmp_path / "pool").exists()
 
 
 def test_images_that_wait_for_the_disk_are_limited(tmp_path, monkeypatch):

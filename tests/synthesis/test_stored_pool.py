@@ -9,6 +9,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from bundle.data.sources import UnreadableImage
+from bundle.synthesis.extension import sealed
 from bundle.synthesis.pool import Pool
 from bundle.synthesis.stored_pool import StoredPool, number_to_ask
 
@@ -151,7 +152,14 @@ def test_the_recorded_command_is_run_for_this_pool(tmp_path, called):
         [],
         {"config": "inference.json"},
         {"config": 3, "settings": {}},
+        {"config": ["inference.json"], "settings": {}},
+        {"config": "inference.json", "settings": 3},
         {"config": "absent.json", "settings": {}},
+        {"config": "pretrain.json", "settings": {}},  # a config of the bundle that makes no pool
+        {"config": "../configs/inference.json", "settings": {}},
+        {"config": "inference.json", "settings": {"mlflow_tracking_uri": "https://example.org"}},
+        {"config": "inference.json", "settings": {"output_dir": "/tmp/evil"}},
+        {"config": "inference.json", "settings": {"seed": "7"}},
         {"config": "inference.json", "settings": {"bundle_root": "/tmp/evil"}},
         {"config": "inference.json", "settings": {"run": ["$print(1)"]}},
         {"config": "inference.json", "settings": {"pool::_target_": "os.system"}},
@@ -161,10 +169,12 @@ def test_the_recorded_command_is_run_for_this_pool(tmp_path, called):
     ],
 )
 def test_a_record_that_asks_for_more_is_refused(tmp_path, called, record):
-    """It may come from a stranger: nothing but plain values of flags reaches a config of the bundle."""
+    """It may come from a stranger, who can write the hash too: only flags that the config itself writes are taken."""
     folder = fill_pool(tmp_path / "pool", keys(1))
-    change(folder, extend=record)
-    with pytest.raises(ValueError, match="pool.json"):
+    pool_hash = json.loads((folder / "pool.json").read_text())["hash"]
+    whole = isinstance(record, dict) and "settings" in record
+    change(folder, extend=sealed(record, pool_hash) if whole else record)
+    with pytest.raises(ValueError, match="pool.json.*--maximum_rounds 0"):
         StoredPool(folder, SIDE).make_more(["TUM"], 7, tmp_path / "extension")
     assert called == []
 
@@ -174,25 +184,33 @@ def test_a_record_that_asks_for_more_is_refused(tmp_path, called, record):
     [
         ("inference.json", {"adapted_dir": "$__import__('os').system('true')"}, "only plain values"),
         ("inference.json", {"eta": {"_target_": "os.system", "command": "true"}}, "only plain values"),
-        ("inference.json", {"network_def#_target_": "os.system"}, "is no flag"),
-        ("inference.json", {"network_def::_target_": "os.system"}, "is no flag"),
-        ("../configs/inference.json", {}, "there is no config '../configs/inference.json'"),
+        ("inference.json", {"network_def#_target_": "os.system"}, "'network_def#_target_' is no flag"),
+        ("baseline_inference.json", {"mlflow_tracking_uri": "https://a.org"}, "'mlflow_tracking_uri' is no flag"),
+        ("baseline_inference.json", {"adapted_dir": "/weights"}, "'adapted_dir' is no flag of .*baseline_inference"),
+        ("select.json", {}, "by inference.json or baseline_inference.json, not by 'select.json'"),
     ],
 )
-def test_values_that_would_be_evaluated_are_refused(tmp_path, config, settings, message):
+def test_a_refusal_names_what_it_refuses(tmp_path, config, settings, message):
     folder = fill_pool(tmp_path / "pool", keys(1), extend={"config": config, "settings": settings})
     with pytest.raises(ValueError, match=message):
         StoredPool(folder, SIDE).make_more(["TUM"], 7, tmp_path / "extension")
     assert not (tmp_path / "extension").exists()
 
 
-def test_a_config_that_makes_no_images_is_refused(tmp_path):
-    """Its own check of settings does it: there is nothing that would read --num_images."""
-    folder = fill_pool(tmp_path / "pool", keys(1), extend={"config": "pretrain.json", "settings": {}})
-    with pytest.raises(RuntimeError) as caught:
-        StoredPool(folder, SIDE).make_more(["TUM"], 7, tmp_path / "extension")
-    assert "nothing reads the setting" in str(caught.value.__cause__.__cause__ or caught.value.__cause__)
-    assert not (tmp_path / "extension").exists()
+def test_a_record_is_covered_by_a_hash_with_its_pool(tmp_path, called):
+    """Of an earlier version it is not: such a pool is read as before, and says how its record is renewed."""
+    folder = fill_pool(tmp_path / "pool", keys(1), extend=RECORD)
+    kept = json.loads((folder / "pool.json").read_text())
+    changed = {**kept["extend"], "settings": {**RECORD["settings"], "adapted_dir": "/other"}}
+    of_another_pool = sealed(RECORD, "0" * 64)
+    for record, message in ((changed, "was changed since"), (of_another_pool, "was changed"), (RECORD, "an earlier")):
+        change(folder, extend=record)
+        assert read_all(folder).keys() == set(keys(1)) and StoredPool(folder, SIDE).prepare().hash == kept["hash"]
+        with pytest.raises(ValueError, match=f"pool.json.*{message}"):
+            StoredPool(folder, SIDE).make_more(["TUM"], 7, tmp_path / "extension")
+    fill_pool(folder, keys(1), extend=RECORD)  # the former command
+    StoredPool(folder, SIDE).make_more(["TUM"], 7, tmp_path / "extension")
+    assert len(called) == 1
 
 
 @pytest.mark.parametrize(

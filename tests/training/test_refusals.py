@@ -124,8 +124,18 @@ def test_broken_losses_stop_before_the_checkpoint(workflow, tmp_path):
     assert not (tmp_path / "autoencoder.pt").exists()
 
 
-def test_broken_weights_stop_before_the_checkpoint(workflow, tmp_path):
-    """A finite loss may have a gradient that isn't."""
+@pytest.mark.parametrize(
+    "tensor_of, named",
+    [
+        (lambda trainer: next(trainer.autoencoder.parameters()), "weights of the autoencoder"),
+        (
+            lambda trainer: next(iter(trainer.autoencoder_optimizer.state.values()))["exp_avg_sq"],
+            "moments of the autoencoder_optimizer",
+        ),
+    ],
+)
+def test_broken_weights_or_moments_stop_before_the_checkpoint(workflow, tmp_path, tensor_of, named):
+    """A finite loss may have a gradient that isn't, and a moment may overflow while the weights don't yet show it."""
     made = workflow(output_dir=str(tmp_path))
     trainer = made.parser.get_parsed_content("train#trainer")
     step = trainer.autoencoder_optimizer.step
@@ -134,10 +144,10 @@ def test_broken_weights_stop_before_the_checkpoint(workflow, tmp_path):
         step()
         if trainer.state.iteration == 4:
             with torch.no_grad():
-                next(trainer.autoencoder.parameters()).fill_(float("inf"))
+                tensor_of(trainer).fill_(float("inf"))
 
     trainer.autoencoder_optimizer.step = broken
-    with pytest.raises(FloatingPointError, match="not finite at step 4: weights of the autoencoder"):
+    with pytest.raises(FloatingPointError, match=f"not finite at step 4: {named}"):
         trainer.run()
     assert torch.load(tmp_path / "autoencoder_checkpoint.pt", weights_only=True)["step"] == 2
 
@@ -147,9 +157,9 @@ def test_full_disk_while_saving_keeps_the_last_checkpoint(workflow, tmp_path, mo
     trainer = made.parser.get_parsed_content("train#trainer")
     save = torch.save
 
-    def full(content, path):
-        save(content, path)
-        if "checkpoint" in Path(path).name and content["step"] == 4:
+    def full(content, file):
+        save(content, file)
+        if "checkpoint" in Path(file.name).name and content["step"] == 4:
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)

@@ -1,5 +1,6 @@
 """The package of the weights in the repository, checked by the steps of the Model Zoo, outside the repository."""
 
+import errno
 import importlib.util
 import json
 import re
@@ -266,6 +267,18 @@ def test_other_weights_among_the_packaged_ones_are_refused(zoo, tmp_path, bundle
     save_packed(AdaptedModels(bundle_root / "models" / "adapt").prepare(), folder)  # fp32: other bytes
     with pytest.raises(ValueError, match="model.pt is not the file that was packaged"):
         AdaptedModels(folder).prepare()
+
+
+def test_a_full_disk_is_said_and_leaves_nothing(bundle_root, tmp_path, monkeypatch):
+    def full(source, target):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    with pytest.raises(
+        OSError, match="the disk is full: .*/histodiffusion could not be written, .*--output_dir on anoth"
+    ):
+        build_package(bundle_root, tmp_path, bundle_root / "models" / "adapt", bundle_root / "models" / "pretrain")
+    assert not list(tmp_path.iterdir())
 
 
 def test_large_files_are_named_with_hash_and_address(bundle_root, tmp_path):

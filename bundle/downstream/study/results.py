@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from bundle.runs.tables import read_csv
 
 DRAWS = 10_000
 LEVEL = 0.95
@@ -32,9 +33,8 @@ class Interval:
 def read_correct(path: str | Path) -> dict[str, dict[str, bool]]:
     """Part -> file -> whether it was classified right, of a `predictions.csv`."""
     found: dict[str, dict[str, bool]] = {}
-    with open(path, newline="", encoding="utf-8", errors="surrogateescape") as file:
-        for row in csv.DictReader(file):
-            found.setdefault(row["part"], {})[row["file"]] = row["class"] == row["predicted"]
+    for row in read_csv(path):
+        found.setdefault(row["part"], {})[row["file"]] = row["class"] == row["predicted"]
     return found
 
 
