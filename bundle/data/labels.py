@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bundle.data.archives import list_members, split_member
+from bundle.data.archives import list_members, read_npz_array, split_member
 
 CLASS_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _.+-]*")
 NAMED_BY_CLASS = re.compile(r"[A-Z][A-Z0-9]*-")
@@ -196,10 +196,9 @@ def _class_names(path: Path, given: list[str] | None) -> list[str] | None:
 
 
 def _read_array(path: Path, name: str) -> np.ndarray | None:
-    with np.load(path, allow_pickle=False) as archive:
-        if name not in archive.files:
-            return None
-        try:
-            return archive[name]
-        except ValueError as error:  # Python objects, which could run code when read
-            raise ValueError(f"{path}: {name!r} can't be read ({error}). Save it as plain numbers or text") from error
+    try:
+        return read_npz_array(path, name)
+    except KeyError:
+        return None
+    except ValueError as error:  # among them Python objects, which could run code when read
+        raise ValueError(f"{path}: {name!r} can't be read ({error}). Save it as plain numbers or text") from error

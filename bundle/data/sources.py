@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import math
 import os
 import stat
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -14,12 +16,23 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from bundle.data.archives import ARCHIVE_SUFFIXES, IMAGE_SUFFIXES, list_members, read_member, split_member
+from bundle.data.archives import (
+    ARCHIVE_SUFFIXES,
+    IMAGE_SUFFIXES,
+    LAYOUTS,
+    examine_archive,
+    list_members,
+    read_member,
+    split_member,
+)
+from bundle.data.limits import LARGEST_IMAGE, LARGEST_RATIO, UNSUSPICIOUS, decoding, require_size
+from bundle.data.whole import require_whole
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 # Pillow opens these and nothing else, so that a file's content cannot call for a decoder its suffix does not promise.
 PILLOW_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 SUPPORTED = ", ".join((*IMAGE_SUFFIXES, *NIFTI_SUFFIXES, *ARCHIVE_SUFFIXES))
+SIXTEEN_TO_EIGHT_BITS = np.rint(np.arange(2**16) / 257).astype(np.uint8)  # a table takes less memory than floats
 
 Item = tuple[str, int, int]
 
@@ -38,10 +51,28 @@ class UnreadableImage(ValueError):
 
 @dataclass
 class Listing:
-    """What a source holds: `items` as of :func:`find_items`, and the number of ignored files by suffix."""
+    """What a source holds: `items` as of :func:`find_items`, the number of ignored files by kind, and (name, reason) of
+    what could not be examined, such as a folder without permission or a link to itself."""
 
     items: list[Item] = field(default_factory=list)
     ignored: Counter = field(default_factory=Counter)
+    unexamined: list[tuple[str, str]] = field(default_factory=list)
+
+    @contextmanager
+    def examining(self, name: str) -> Iterator[None]:
+        """Notes what the system says instead of raising it."""
+        try:
+            yield
+        except OSError as error:
+            self.unexamined.append((name, f"{type(error).__name__}: {error.strerror}"))
+
+    def passed_over(self) -> str:
+        """For people: what is not among the items; empty where all is."""
+        parts = [f"{count} {kind}" for kind, count in sorted(self.ignored.items())]
+        if self.unexamined:
+            parts.append(f"{len(self.unexamined)} that cannot be examined, the first {': '.join(self.unexamined[0])}")
+        layouts = f"; of arrays, {LAYOUTS} are read" if any(" array " in f" {kind}" for kind in self.ignored) else ""
+        return ", ".join(parts) + layouts
 
 
 def parse_sources(dataset_dir: object) -> dict[str, float | None]:
@@ -122,7 +153,7 @@ def list_source(root: str | os.PathLike) -> Listing:
     else:
         _walk(listing, root)
     if not listing.items:
-        found = ", ".join(f"{count} {suffix}" for suffix, count in sorted(listing.ignored.items()))
+        found = listing.passed_over()
         raise ValueError(
             f"dataset_dir: {str(root)!r} "
             + (f"has no images in it (found only: {found})" if found else "is empty")
@@ -136,18 +167,23 @@ def _walk(listing: Listing, root: Path) -> None:
     folders, visited = [("", str(root))], set()
     while folders:
         prefix, folder = folders.pop()
-        status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in visited:  # a link back to a folder above
-            continue
-        visited.add((status.st_dev, status.st_ino))
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    listing.ignored["(hidden)"] += 1
-                elif entry.is_dir():
-                    folders.append((f"{prefix}{entry.name}/", entry.path))
-                else:
-                    _add(listing, prefix + entry.name, entry.path)
+        with listing.examining(prefix or "."):
+            status = os.stat(folder)
+            if (status.st_dev, status.st_ino) in visited:  # a link back to a folder above
+                listing.ignored["(folder linked again)"] += 1
+                continue
+            visited.add((status.st_dev, status.st_ino))
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    name = prefix + entry.name
+                    if entry.name.startswith("."):
+                        listing.ignored["(hidden)"] += 1
+                        continue
+                    with listing.examining(name):
+                        if entry.is_dir():
+                            folders.append((f"{name}/", entry.path))
+                        else:
+                            _add(listing, name, entry.path)
 
 
 def _add(listing: Listing, file: str, path: str) -> None:
@@ -158,7 +194,7 @@ def _add(listing: Listing, file: str, path: str) -> None:
         return
     try:
         status = os.stat(path)
-    except OSError:  # a dangling link: listed, so that reading it says so by name
+    except FileNotFoundError:  # a dangling link: listed, so that reading it says so by name
         listing.items.append((file, 0, 0))
         return
     if not stat.S_ISREG(status.st_mode):  # a pipe or a device would block whoever opens it
@@ -168,12 +204,13 @@ def _add(listing: Listing, file: str, path: str) -> None:
         listing.items.append((file, status.st_size, status.st_mtime_ns))
         return
     try:
-        members = list_members(Path(path))
+        members, ignored = examine_archive(Path(path))
     except Exception:  # a damaged archive; read_rgb opens it again and reports why
         listing.items.append((file, status.st_size, status.st_mtime_ns))
         return
     if not members:
         listing.ignored[f"{suffix} without images"] += 1
+    listing.ignored += ignored
     listing.items.extend((f"{file}#{member}", status.st_size, status.st_mtime_ns) for member in members)
 
 
@@ -197,8 +234,8 @@ def read_rgb(root: str | os.PathLike, file: str) -> np.ndarray:
         file: a name from :func:`find_items`.
 
     Raises:
-        UnreadableImage: a file that is missing, damaged, truncated, unsafe, too large (Pillow's limit on pixels is
-            kept), or whose values follow none of the rules.
+        UnreadableImage: a file that is missing, damaged, truncated, unsafe, too large (by `bundle.data.limits`, and by
+            Pillow's limit on pixels), or whose values follow none of the rules.
     """
     root = Path(root).expanduser()
     name, member = split_member(file)
@@ -221,40 +258,87 @@ def read_rgb(root: str | os.PathLike, file: str) -> np.ndarray:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, Image.UnidentifiedImageError):
-        return f"it is empty or not a {', '.join(PILLOW_FORMATS)} image, whatever its suffix"
     text = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
     return " ".join(text.split())  # one line, for the list of rejected files
 
 
 def _decode(stream) -> np.ndarray:
-    with Image.open(stream, formats=PILLOW_FORMATS) as image:
+    stored = stream.seek(0, os.SEEK_END)
+    stream.seek(0)
+    try:
+        image = Image.open(stream, formats=PILLOW_FORMATS)
+    except Image.UnidentifiedImageError as error:
+        raise ValueError(_why_unidentified(stream)) from error
+    with image, decoding(4 * image.width * image.height, stored):  # Pillow keeps colours in four bytes
         image.load()  # the whole of it: a truncated file is noticed here
+        require_whole(image, stream)
         image = ImageOps.exif_transpose(image)
         if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-            return _array_to_rgb(np.asarray(image))
+            return _to_rgb(np.asarray(image))
         if image.has_transparency_data:
             white = Image.new("RGBA", image.size, "white")
             image = Image.alpha_composite(white, image.convert("RGBA"))
         return np.asarray(image.convert("RGB"))
 
 
-def _read_nifti(path: Path) -> np.ndarray:
-    from monai.data import NibabelReader  # here, as it is slow to import and seldom needed
+def _why_unidentified(stream) -> str:
+    """Why Pillow opens none of its formats; it says so of damaged headers and unknown layouts of a format too."""
+    stream.seek(0)
+    prefix = stream.read(16)
+    for name in PILLOW_FORMATS:
+        factory, accept = Image.OPEN[name]
+        if accept(prefix):
+            try:
+                stream.seek(0)
+                factory(stream, "")
+            except Exception as error:
+                return (
+                    f"it is a {name} file of a layout that is not supported, or with a damaged header ({error}); "
+                    "8-bit grey, palette, RGB, RGBA and CMYK, 16-bit and float grey are"
+                )
+    return f"it is empty or not a {', '.join(PILLOW_FORMATS)} image, whatever its suffix"
 
-    # The reader, and not LoadImage around it, which cannot convert RGB voxels (a structured data type).
-    reader = NibabelReader()
-    voxels, _ = reader.get_data(reader.read(path))
-    if voxels.dtype.names is not None:
-        voxels = np.stack([voxels[channel] for channel in "RGB"], axis=-1)
-    if voxels.ndim == 4 and voxels.shape[2] == 1:
-        voxels = voxels[:, :, 0]
-    if voxels.ndim not in (2, 3):
-        raise ValueError(f"its shape is {voxels.shape}; one slice is needed, (W, H, 3) or (W, H, 1, 3)")
-    return _array_to_rgb(voxels.swapaxes(0, 1))
+
+def _read_nifti(path: Path) -> np.ndarray:
+    import nibabel  # here, as it is slow to import and seldom needed
+
+    content = _nifti_content(path)
+    is_second = nibabel.Nifti2Header.may_contain_header(content[:540])
+    image = (nibabel.Nifti2Image if is_second else nibabel.Nifti1Image).from_bytes(content)
+    shape, stored_type = image.shape, image.get_data_dtype()
+    if len(shape) not in (2, 3) and not (len(shape) == 4 and shape[2] == 1):
+        raise ValueError(f"its shape is {shape}; one slice is needed, (W, H), (W, H, 1), (W, H, 3) or (W, H, 1, 3)")
+    declared, held = math.prod(shape) * stored_type.itemsize, len(content) - int(image.dataobj.offset)
+    if declared > held:
+        raise ValueError(f"it declares {declared} bytes of voxels and holds {held}")
+    with decoding(math.prod(shape) * max(8, stored_type.itemsize), path.stat().st_size):  # scaled, they are float64
+        voxels = np.asanyarray(image.dataobj)
+        if voxels.dtype.names is not None:
+            voxels = np.stack([voxels[channel] for channel in "RGB"], axis=-1)
+        if voxels.ndim == 4 and voxels.shape[2] == 1:
+            voxels = voxels[:, :, 0]
+        return _to_rgb(voxels.swapaxes(0, 1))
+
+
+def _nifti_content(path: Path) -> bytes:
+    """The bytes of a NIfTI file, unpacked where it is compressed."""
+    stored = path.stat().st_size
+    if not path.name.lower().endswith(".gz"):
+        require_size(stored, stored)
+        return path.read_bytes()
+    allowed = min(LARGEST_IMAGE, max(UNSUSPICIOUS, LARGEST_RATIO * stored))
+    with gzip.open(path) as stream:
+        content = stream.read(allowed + 1)  # its own word on its size is of the last 32 bits, and may be wrong
+    require_size(len(content), stored)
+    return content
 
 
 def _array_to_rgb(values: np.ndarray) -> np.ndarray:
+    with decoding(values.nbytes, values.nbytes):
+        return _to_rgb(values)
+
+
+def _to_rgb(values: np.ndarray) -> np.ndarray:
     values = np.asarray(values)
     if values.ndim == 3 and values.shape[2] == 1:
         values = values[:, :, 0]
@@ -268,9 +352,10 @@ def _to_uint8(values: np.ndarray) -> np.ndarray:
     if values.dtype == np.uint8:
         return values
     if values.dtype.kind == "u" and values.dtype.itemsize == 2:
-        return np.rint(values / 257.0).astype(np.uint8)
+        return SIXTEEN_TO_EIGHT_BITS[values]
     low, high = values.min(), values.max()  # a NaN anywhere makes both NaN, and the comparison below false
     if not (low >= 0 and high <= 255):
         raise ValueError(f"its {values.dtype} values span [{low}, {high}]; [0, 255] is needed, or [0, 1] for floats")
-    scale = 255.0 if values.dtype.kind == "f" and high <= 1 else 1.0
-    return np.rint(values * scale).astype(np.uint8)
+    if values.dtype.kind != "f":
+        return values.astype(np.uint8)
+    return np.rint(values * 255 if high <= 1 else values).astype(np.uint8)

@@ -25,7 +25,7 @@ from bundle.runs.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1  # raise it when decoding, hashing or resizing changes, so that old caches are not met
+VERSION = 2  # raise it when decoding, hashing or resizing changes, so that old caches are not met
 CHUNK_PATCHES = 1024  # written at a time: what an interruption can lose
 CHUNK_BYTES = 64 * 2**20
 
@@ -115,7 +115,8 @@ class PatchStore:
 
     @property
     def rejected_file(self) -> Path:
-        """The list of rejected files, with columns source, file, reason; written by :meth:`prepare`."""
+        """The list of rejected files and of what could not be examined, with columns source, file, reason; written by
+        :meth:`prepare`."""
         return self.cache_dir / "rejected.csv"
 
     def __len__(self) -> int:
@@ -144,10 +145,10 @@ class PatchStore:
         for number, source in enumerate(self.sources):
             chosen = np.flatnonzero(self.source_of == number)
             groups = len({self.groups[index] for index in chosen})
-            ignored = sorted(self._ignored[source].items())
+            ignored = self._passed_over[source]
             lines.append(
                 f"  {source}: {len(chosen)} patches, weight {self.weights[number]:.3f}, {groups} group(s)"
-                + (", ignored " + ", ".join(f"{count} {suffix}" for suffix, count in ignored) if ignored else "")
+                + f", ignored {ignored}" * bool(ignored)
             )
         sizes = Counter(map(tuple, self.sizes.tolist()))
         (height, width), count = max(sizes.items(), key=lambda size: (size[1], size[0]))
@@ -250,7 +251,8 @@ class PatchStore:
             if file in caches[source].records and caches[source].records[file].reason
         ]
         text = io.StringIO(newline="")
-        csv.writer(text).writerows([("source", "file", "reason"), *rejected])
+        unexamined = [(source, *entry) for source, listing in listings.items() for entry in listing.unexamined]
+        csv.writer(text).writerows([("source", "file", "reason"), *rejected, *unexamined])
         content = text.getvalue().encode(errors="surrogateescape")
         write_atomically(self.rejected_file, lambda temporary: temporary.write_bytes(content))
         self.rejected = rejected
@@ -287,7 +289,7 @@ class PatchStore:
         hashes = " ".join(sorted(self.sha256))
         content = f"{self.patch_size} {bool(self.normalise_stain)} {hashes}"
         self.fingerprint = hashlib.sha256(content.encode()).hexdigest()
-        self._ignored = {source: listing.ignored for source, listing in listings.items()}
+        self._passed_over = {source: listing.passed_over() for source, listing in listings.items()}
         self._caches = caches
         self.files = files
 
@@ -314,9 +316,10 @@ def _examine(
     except UnreadableImage as error:
         return Record(size, mtime_ns, 0, 0, "", NOT_CACHED, 0, error.reason), None
     height, width = rgb.shape[:2]
-    digest = hashlib.sha256(f"{height}x{width}".encode() + rgb.tobytes()).hexdigest()
+    digest = hashlib.sha256(f"{height}x{width}".encode())
+    digest.update(rgb)  # and no copy of it, which may be large
     pixels = _resized(rgb, patch_size, normalise_stain) if keep else None
-    return Record(size, mtime_ns, height, width, digest, NOT_CACHED, 0, ""), pixels
+    return Record(size, mtime_ns, height, width, digest.hexdigest(), NOT_CACHED, 0, ""), pixels
 
 
 def _resized(rgb: np.ndarray, patch_size: int, normalise_stain: bool) -> np.ndarray:
