@@ -56,7 +56,10 @@ def _png_ends_early(image: Image.Image, stream) -> bool:
 
 
 def _jpeg_ends_early(image: Image.Image, stream) -> bool:
-    """Tells a picture that ends early from one with a grey last pixel: more data before the end changes it."""
+    """Tells a picture that ends early from one with a grey last pixel: more data before the end changes it.
+
+    libjpeg fills all missing blocks but the first with grey, so a picture that lacks only its last one passes.
+    """
     if not _last_pixel_in(image, 127, 129):
         return False
     stream.seek(0)

@@ -312,7 +312,13 @@ def test_which_arrays_are_images(tmp_path):
     assert [file for file, _, _ in listing.items] == [f"named.npz#images/{n}" for n in range(3)] + [
         f"unnamed.npz#x/{n}" for n in range(3)
     ]
-    assert listing.ignored == {".npz without images": 1}
+    assert listing.ignored == {
+        ".npz without images": 1,
+        "array without 'image' in its name in a .npz": 1,
+        "array float64 [3, 1] in a .npz": 1,
+        "array float64 [9, 12, 3] in a .npz": 1,
+        "array bool [3, 9, 12] in a .npz": 1,
+    }
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.uint8, np.int64])
@@ -368,10 +374,10 @@ def test_an_encrypted_zip_member_is_refused(tmp_path):
 
 
 def test_a_member_too_large_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
-    monkeypatch.setattr("bundle.data.archives.LARGEST_MEMBER", 10)
+    monkeypatch.setattr("bundle.data.limits.LARGEST_IMAGE", 10)
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w") as archive:
         archive.writestr("a.png", encoded(RGB, "PNG"))
-    with pytest.raises(UnreadableImage, match="unpacks to"):
+    with pytest.raises(UnreadableImage, match="unpacks to .* cut it into patches"):
         read_rgb(tmp_path, "bomb.zip#a.png")
 
 
@@ -386,7 +392,8 @@ class Trap:
 def test_pickled_arrays_are_never_loaded(tmp_path):
     np.save(tmp_path / "trap.npy", np.array([Trap(tmp_path / "sprung")], object), allow_pickle=True)
     np.savez(tmp_path / "trap.npz", images=np.array([Trap(tmp_path / "sprung")], object))
-    assert list_source_ignored(tmp_path) == {".npy without images": 1, ".npz without images": 1}
+    kinds = {f"{kind}{suffix}" for kind in ("array object [1] in a ", "") for suffix in (".npy", ".npz")}
+    assert {kind.removesuffix(" without images") for kind in list_source_ignored(tmp_path)} == kinds
     for file in ("trap.npy#0", "trap.npz#images/0"):
         with pytest.raises(UnreadableImage, match="trap"):
             read_rgb(tmp_path, file)

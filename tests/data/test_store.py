@@ -148,6 +148,16 @@ def test_the_summary_tells_what_was_found(tmp_path):
         assert expected in text
 
 
+def test_what_cannot_be_examined_is_listed_and_ends_nothing(tmp_path):
+    write_patches(tmp_path / "a", ["x.png"])
+    (tmp_path / "a/loop").symlink_to(tmp_path / "a/loop")
+    store = prepare(tmp_path / "a", tmp_path / "cache", maximum_rejected_share=0)
+    assert len(store) == 1 and not store.rejected
+    assert "ignored 1 that cannot be examined, the first loop: OSError: Too many levels" in store.summary()
+    with open(store.rejected_file, newline="") as stream:
+        assert [row["file"] for row in csv.DictReader(stream)] == ["loop"]
+
+
 def test_stain_normalisation_is_done_at_full_size(tmp_path):
     random = np.random.default_rng(0)
     density = random.uniform(0.3, 1, (32, 32, 2)) @ np.array([[0.6, 0.65, 0.35], [0.3, 0.75, 0.45]])
