@@ -48,6 +48,7 @@ from bundle.data.generated import CLASSES, generate_patch  # noqa: E402
 from bundle.data.sources import UnreadableImage, list_source, read_rgb  # noqa: E402
 
 HANG_SECONDS = 5
+METHOD = "spawn"  # of starting a worker; a forked one would have the parent's threads' locks
 MEMORY_LIMIT = 2**30  # bytes above what the process had before
 ADDRESS_SPACE = 8 * 2**30  # bytes; a worker that wants more gets a MemoryError, and the machine lives on
 IMAGES_READ = 40  # of one file
@@ -374,7 +375,7 @@ def work(seed: int, connection) -> None:
 
 def drive(seed: int, report: Callable[[Outcome], None], numbers: list[int]) -> None:
     """Has one worker process after another read the files: a new one after each that died or hung."""
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context(METHOD)
     process = None
     for number in numbers:
         if process is None:
