@@ -158,7 +158,7 @@ WRITERS: dict[str, Callable[[np.random.Generator, np.ndarray], bytes]] = {
 def turn_bits(random: np.random.Generator, content: bytes, suffix: str) -> bytes:
     spoilt = bytearray(content)
     end = len(spoilt) if random.random() < 0.5 else min(len(spoilt), 512)  # headers as often as all the rest
-    for place in random.integers(end, size=random.integers(1, 30)):
+    for place in random.integers(end, size=random.choice([1, 2, 5, 30])):
         spoilt[place] ^= 1 << random.integers(8)
     return bytes(spoilt)
 
@@ -170,7 +170,7 @@ def cut_off(random: np.random.Generator, content: bytes, suffix: str) -> bytes:
 def set_fields(random: np.random.Generator, content: bytes, suffix: str) -> bytes:
     spoilt = bytearray(content)
     end = max(1, len(spoilt) - 8)
-    for place in random.integers(min(end, 1024) if random.random() < 0.7 else end, size=3):
+    for place in random.integers(min(end, 1024) if random.random() < 0.7 else end, size=random.integers(1, 4)):
         code = random.choice(["<H", ">H", "<I", ">I", "<Q"])
         value = int(random.choice(EXTREMES)) % 2 ** (8 * struct.calcsize(code))
         if place + struct.calcsize(code) <= len(spoilt):

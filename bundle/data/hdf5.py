@@ -61,7 +61,7 @@ def read_set(archive: Any, name: str, index: int) -> np.ndarray:
     parts = name.split("/")
     for depth in range(1, len(parts) + 1):  # before it is opened: a link may lead to a pipe
         link = archive.get("/".join(parts[:depth]), getlink=True)
-        if isinstance(link, h5py.ExternalLink):
+        if not isinstance(link, h5py.HardLink):
             raise ValueError(_why_link_refused(link))
     dataset = archive[name]
     stored = os.stat(archive.filename).st_size
@@ -77,7 +77,7 @@ def _why_refused(dataset: Any, file_size: int) -> str:
 
 
 def _why_link_refused(link: Any) -> str:
-    return f"it is a link to the file {link.filename!r}; {ELSEWHERE}"
+    return f"it is a link to {getattr(link, 'filename', link.path)!r}; {ELSEWHERE}"
 
 
 def _why_outside(dataset: Any) -> str:

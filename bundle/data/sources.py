@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 import os
 import stat
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 
@@ -19,13 +15,14 @@ from PIL import Image, ImageOps
 from bundle.data.archives import (
     ARCHIVE_SUFFIXES,
     IMAGE_SUFFIXES,
-    LAYOUTS,
     examine_archive,
     list_members,
     read_member,
     split_member,
 )
-from bundle.data.limits import LARGEST_IMAGE, LARGEST_RATIO, UNSUSPICIOUS, decoding, require_size
+from bundle.data.limits import decoding
+from bundle.data.listing import Item, Listing
+from bundle.data.nifti import read_slice
 from bundle.data.whole import require_whole
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
@@ -33,8 +30,6 @@ NIFTI_SUFFIXES = (".nii", ".nii.gz")
 PILLOW_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 SUPPORTED = ", ".join((*IMAGE_SUFFIXES, *NIFTI_SUFFIXES, *ARCHIVE_SUFFIXES))
 SIXTEEN_TO_EIGHT_BITS = np.rint(np.arange(2**16) / 257).astype(np.uint8)  # a table takes less memory than floats
-
-Item = tuple[str, int, int]
 
 
 class UnreadableImage(ValueError):
@@ -47,32 +42,6 @@ class UnreadableImage(ValueError):
 
     def __str__(self) -> str:
         return f"{self.file}: {self.reason}"
-
-
-@dataclass
-class Listing:
-    """What a source holds: `items` as of :func:`find_items`, the number of ignored files by kind, and (name, reason) of
-    what could not be examined, such as a folder without permission or a link to itself."""
-
-    items: list[Item] = field(default_factory=list)
-    ignored: Counter = field(default_factory=Counter)
-    unexamined: list[tuple[str, str]] = field(default_factory=list)
-
-    @contextmanager
-    def examining(self, name: str) -> Iterator[None]:
-        """Notes what the system says instead of raising it."""
-        try:
-            yield
-        except OSError as error:
-            self.unexamined.append((name, f"{type(error).__name__}: {error.strerror}"))
-
-    def passed_over(self) -> str:
-        """For people: what is not among the items; empty where all is."""
-        parts = [f"{count} {kind}" for kind, count in sorted(self.ignored.items())]
-        if self.unexamined:
-            parts.append(f"{len(self.unexamined)} that cannot be examined, the first {': '.join(self.unexamined[0])}")
-        layouts = f"; of arrays, {LAYOUTS} are read" if any(" array " in f" {kind}" for kind in self.ignored) else ""
-        return ", ".join(parts) + layouts
 
 
 def parse_sources(dataset_dir: object) -> dict[str, float | None]:
@@ -248,7 +217,7 @@ def read_rgb(root: str | os.PathLike, file: str) -> np.ndarray:
             list_members(path)
             raise ValueError("it is an archive; name an image in it, as archive#member")
         if name.lower().endswith(NIFTI_SUFFIXES):
-            return _read_nifti(path)
+            return _array_to_rgb(read_slice(path))
         with open(path, "rb") as stream:
             return _decode(stream)
     except MemoryError:
@@ -297,40 +266,6 @@ def _why_unidentified(stream) -> str:
                     "8-bit grey, palette, RGB, RGBA and CMYK, 16-bit and float grey are"
                 )
     return f"it is empty or not a {', '.join(PILLOW_FORMATS)} image, whatever its suffix"
-
-
-def _read_nifti(path: Path) -> np.ndarray:
-    import nibabel  # here, as it is slow to import and seldom needed
-
-    content = _nifti_content(path)
-    is_second = nibabel.Nifti2Header.may_contain_header(content[:540])
-    image = (nibabel.Nifti2Image if is_second else nibabel.Nifti1Image).from_bytes(content)
-    shape, stored_type = image.shape, image.get_data_dtype()
-    if len(shape) not in (2, 3) and not (len(shape) == 4 and shape[2] == 1):
-        raise ValueError(f"its shape is {shape}; one slice is needed, (W, H), (W, H, 1), (W, H, 3) or (W, H, 1, 3)")
-    declared, held = math.prod(shape) * stored_type.itemsize, len(content) - int(image.dataobj.offset)
-    if declared > held:
-        raise ValueError(f"it declares {declared} bytes of voxels and holds {held}")
-    with decoding(math.prod(shape) * max(8, stored_type.itemsize), path.stat().st_size):  # scaled, they are float64
-        voxels = np.asanyarray(image.dataobj)
-        if voxels.dtype.names is not None:
-            voxels = np.stack([voxels[channel] for channel in "RGB"], axis=-1)
-        if voxels.ndim == 4 and voxels.shape[2] == 1:
-            voxels = voxels[:, :, 0]
-        return _to_rgb(voxels.swapaxes(0, 1))
-
-
-def _nifti_content(path: Path) -> bytes:
-    """The bytes of a NIfTI file, unpacked where it is compressed."""
-    stored = path.stat().st_size
-    if not path.name.lower().endswith(".gz"):
-        require_size(stored, stored)
-        return path.read_bytes()
-    allowed = min(LARGEST_IMAGE, max(UNSUSPICIOUS, LARGEST_RATIO * stored))
-    with gzip.open(path) as stream:
-        content = stream.read(allowed + 1)  # its own word on its size is of the last 32 bits, and may be wrong
-    require_size(len(content), stored)
-    return content
 
 
 def _array_to_rgb(values: np.ndarray) -> np.ndarray:
