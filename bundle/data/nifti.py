@@ -45,7 +45,7 @@ def _unpacked(path: Path) -> bytes:
         require_size(stored, stored)
         return path.read_bytes()
     allowed = min(LARGEST_IMAGE, max(UNSUSPICIOUS, LARGEST_RATIO * stored))
-    with gzip.open(path) as stream:
+    with decoding(allowed, stored), gzip.open(path) as stream:
         content = stream.read(allowed + 1)  # what its last bytes say of its size may be wrong
     require_size(len(content), stored)
     return content
