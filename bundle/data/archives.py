@@ -3,9 +3,10 @@
 A member is named `archive.npz#train_images/17` (array, index), `images.npy#17`, `stack.h5#group/images/17` or
 `tiles.zip#folder/tile.png`.
 
-Which arrays are images: numeric, [N, H, W], [N, H, W, 1] or [N, H, W, 3], with H and W at least 8. Where an `.npz`
-or HDF5 file has such arrays with `image` in their name (`train_images`, `val_images`, `images`), only those are
-taken, so that masks of the same shape beside them are not; otherwise all of them are.
+Which arrays are images: numeric, [N, H, W], [N, H, W, 1 or 3] or [N, 1 or 3, H, W], with H and W at least 8. In a file
+without any of these, [3, H, W] and [H, W, 3] are one RGB image each; beside them, [3, H, W] is three grey ones. What is
+named as masks or labels (see `bundle.data.names`) is left out. Where an `.npz` or HDF5 file has arrays with `image` in
+their name (`train_images`, `val_images`, `images`), only those are taken; otherwise all of them are.
 
 An array of an `.npz` is decompressed whole, once per process, and stays in memory while it is in use; `.npy` is
 memory-mapped and HDF5 is read image by image.
@@ -17,12 +18,15 @@ import os
 import re
 import threading
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from bundle.data.names import MASKS, OTHER_ARRAYS, is_mask, left_out
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 ARCHIVE_SUFFIXES = (".npz", ".npy", ".h5", ".hdf5", ".zip")
@@ -41,32 +45,43 @@ def split_member(file: str) -> tuple[str, str | None]:
     return (file[: found.end() - 1], file[found.end() :]) if found else (file, None)
 
 
-def list_members(path: Path) -> list[str]:
-    """The sorted member names of every image in an archive; empty where there is none. Reads headers only.
+class Contents(NamedTuple):
+    """Sorted member names of every image in an archive, and the number of what is left out by kind."""
+
+    members: list[str]
+    ignored: Counter
+
+
+def list_contents(path: Path) -> Contents:
+    """What is in an archive. Reads headers only.
 
     Raises whatever the archive's own reader raises for a damaged file.
     """
-    suffix = path.suffix.lower()
-    if suffix == ".zip":
+    if path.suffix.lower() == ".zip":
         with zipfile.ZipFile(path) as archive:
-            return sorted({name for name in archive.namelist() if _is_visible_image(name)})
-    if suffix == ".npy":
-        with open(path, "rb") as stream:
-            shapes = {"": _image_shape(*_npy_header(stream))}
-    elif suffix == ".npz":
-        with zipfile.ZipFile(path) as archive:
-            shapes = {}
-            for name in archive.namelist():
-                if name.endswith(".npy"):
-                    with archive.open(name) as stream:
-                        shapes[name[: -len(".npy")]] = _image_shape(*_npy_header(stream))
-    else:
-        shapes = _hdf5_shapes(path)
-    images = {name: shape for name, shape in shapes.items() if shape}
-    named = {name: shape for name, shape in images.items() if "image" in name.rsplit("/", 1)[-1].lower()}
-    return [
-        f"{name}/{index}".lstrip("/") for name, shape in sorted((named or images).items()) for index in range(shape[0])
+            names = {name for name in archive.namelist() if not name.endswith("/")}
+        kinds = {name: _kind_of_member(name) for name in names}
+        return Contents(sorted(name for name in names if not kinds[name]), Counter(filter(None, kinds.values())))
+    arrays, pictures = array_shapes(path), picture_layouts(path)
+    file = path.stem if len(pictures) < 2 else None
+    large = {
+        name: shape for name, (shape, _) in arrays.items() if len(shape) > 2 and sorted(shape[1:])[-2] >= SMALLEST_SIDE
+    }
+    ignored = Counter({MASKS: sum(shape[0] for name, shape in large.items() if is_mask(name, file))})
+    pictures = {name: layout for name, layout in pictures.items() if not is_mask(name, file)}
+    named = {name: layout for name, layout in pictures.items() if "image" in name.rsplit("/", 1)[-1].lower()}
+    ignored[OTHER_ARRAYS] = sum(pictures[name].count for name in pictures.keys() - (named or pictures).keys())
+    members = [
+        f"{name}/{index}".lstrip("/")
+        for name, layout in sorted((named or pictures).items())
+        for index in range(layout.count)
     ]
+    return Contents(members, +ignored)
+
+
+def list_members(path: Path) -> list[str]:
+    """The members of :func:`list_contents`."""
+    return list_contents(path).members
 
 
 def leads_outside(member: str) -> bool:
@@ -86,13 +101,19 @@ def read_member(path: Path, member: str) -> np.ndarray | bytes:
         return _read_zip_member(path, member)
     name, _, index = member.rpartition("/")
     if suffix == ".npz":
-        return _opened(path, name, lambda: _load_npz_array(path, name))[int(index)]
-    if suffix == ".npy":
+        array = _opened(path, name, lambda: _load_npz_array(path, name))
+    elif suffix == ".npy":
         # Mapped, so that a stack larger than memory is read one image at a time.
-        return _opened(path, "", lambda: np.load(path, mmap_mode="r", allow_pickle=False))[int(index)]
-    import h5py
+        array = _opened(path, "", lambda: np.load(path, mmap_mode="r", allow_pickle=False))
+    else:
+        import h5py
 
-    return _opened(path, "", lambda: h5py.File(path, "r"))[name][int(index)]
+        array = _opened(path, "", lambda: h5py.File(path, "r"))[name]
+    layout = picture_layouts(path).get(name, Layout(len(array), True, False))
+    if not 0 <= int(index) < layout.count:
+        raise IndexError(f"there is no image {index} among {layout.count}")
+    picture = array[int(index)] if layout.stacked else array[:]
+    return picture.transpose(1, 2, 0) if layout.channels_first else picture
 
 
 def _npy_header(stream) -> tuple[tuple[int, ...], np.dtype]:
@@ -102,24 +123,87 @@ def _npy_header(stream) -> tuple[tuple[int, ...], np.dtype]:
     return shape, dtype
 
 
-def _image_shape(shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, ...] | None:
-    is_stack = len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3))
-    large_enough = is_stack and min(shape[1:3]) >= SMALLEST_SIDE
-    return shape if large_enough and dtype.kind in "uif" else None
+class Layout(NamedTuple):
+    """How an array holds images: how many, whether along its first axis, and whether their channels come first."""
+
+    count: int
+    stacked: bool
+    channels_first: bool
 
 
-def _hdf5_shapes(path: Path) -> dict[str, tuple[int, ...] | None]:
+def picture_layouts(path: Path) -> dict[str, Layout]:
+    """How each array of a file holds images, see the top of this module, for those that do."""
+    return _as_it_is_now(path)[1]
+
+
+def array_shapes(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Shape and type of each array of an `.npz`, `.npy` (whose name is '') or HDF5 file, read from headers."""
+    return _as_it_is_now(path)[0]
+
+
+def _as_it_is_now(path: Path) -> tuple[dict[str, tuple[tuple[int, ...], np.dtype]], dict[str, Layout]]:
+    status = os.stat(path)
+    return _shapes_and_layouts(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=64)
+def _shapes_and_layouts(path: Path, mtime_ns: int, size: int) -> tuple[dict, dict[str, Layout]]:
+    arrays = _read_shapes(path)
+    return arrays, _layouts(arrays)
+
+
+def _layouts(arrays: dict[str, tuple[tuple[int, ...], np.dtype]]) -> dict[str, Layout]:
+    shapes = {name: shape for name, (shape, dtype) in arrays.items() if dtype.kind in "uif"}
+    stacks = {name: layout for name, shape in shapes.items() if (layout := _stack_layout(shape))}
+    single = {
+        name: Layout(1, False, shape[0] == 3)
+        for name, shape in shapes.items()
+        if len(shape) == 3 and 3 in (shape[0], shape[2]) and sorted(shape)[1] >= SMALLEST_SIDE
+    }
+    return stacks if stacks.keys() - single.keys() else single
+
+
+def _stack_layout(shape: tuple[int, ...]) -> Layout | None:
+    if len(shape) == 4 and shape[3] in (1, 3) and min(shape[1:3]) >= SMALLEST_SIDE:
+        return Layout(shape[0], True, False)
+    if len(shape) == 4 and shape[1] in (1, 3) and min(shape[2:]) >= SMALLEST_SIDE:
+        return Layout(shape[0], True, True)
+    return Layout(shape[0], True, False) if len(shape) == 3 and min(shape[1:]) >= SMALLEST_SIDE else None
+
+
+def _read_shapes(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    if path.suffix.lower() == ".npy":
+        with open(path, "rb") as stream:
+            return {"": _npy_header(stream)}
+    shapes: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
+    if path.suffix.lower() == ".npz":
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if name.endswith(".npy"):
+                    with archive.open(name) as stream:
+                        shapes[name[: -len(".npy")]] = _npy_header(stream)
+        return shapes
     import h5py
-
-    shapes: dict[str, tuple[int, ...] | None] = {}
 
     def visit(name: str, node: Any) -> None:
         if isinstance(node, h5py.Dataset) and node.shape is not None:
-            shapes[name] = _image_shape(node.shape, node.dtype)
+            shapes[name] = node.shape, node.dtype
 
     with h5py.File(path, "r") as archive:
         archive.visititems(visit)
     return shapes
+
+
+def read_array(path: Path, name: str) -> np.ndarray:
+    """One array of a file, whole, such as its labels; never Python objects, which could run code when read."""
+    if path.suffix.lower() == ".npz":
+        return _load_npz_array(path, name)
+    if path.suffix.lower() == ".npy":
+        return np.load(path, allow_pickle=False)
+    import h5py
+
+    with h5py.File(path, "r") as archive:
+        return archive[name][()]
 
 
 def _load_npz_array(path: Path, name: str) -> np.ndarray:
@@ -127,10 +211,11 @@ def _load_npz_array(path: Path, name: str) -> np.ndarray:
         return archive[name]
 
 
-def _is_visible_image(name: str) -> bool:
-    parts = PurePosixPath(name).parts
-    hidden = any(part == "__MACOSX" or (part.startswith(".") and part != "..") for part in parts)
-    return not hidden and name.lower().endswith(IMAGE_SUFFIXES)
+def _kind_of_member(name: str) -> str | None:
+    """How a member of a zip is counted that is no image; None for an image."""
+    suffix = PurePosixPath(name).suffix.lower()
+    kind = left_out(PurePosixPath(name).parts)
+    return kind or (None if suffix in IMAGE_SUFFIXES else suffix or "(no suffix)")
 
 
 def _read_zip_member(path: Path, member: str) -> bytes:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bundle.data.labels import check_class_name, find_labels, parse_class_names
+from bundle.data.class_names import check_class_name, check_class_names, parse_class_names
+from bundle.data.labels import find_labels
 from bundle.data.sources import find_items
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), np.uint8)
