@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -59,7 +60,9 @@ def labels_of_arrays(source: Path, files: Sequence[str], role: str, given: list[
     if None in found:
         return None
     single = len({file for file, _ in found}) == 1 and next(iter(found))[0].lower().endswith(".npz")
-    chosen = _of_role(root, list(found), role, single)
+    chosen = _of_role(list(found), role)
+    if chosen is None and single:
+        _refuse_unlabelled(root / next(iter(found))[0], "", [name for _, name in found], role)
     if chosen is None:
         return None
     numbers: dict[Array, list[int]] = {}
@@ -67,19 +70,12 @@ def labels_of_arrays(source: Path, files: Sequence[str], role: str, given: list[
     beside = {path.with_name(path.name.lower()): path for folder in folders for path in folder.iterdir()}
     for file, name in chosen:
         place = _find_labels_of(root / file, name, beside)
+        if place is None and not single:
+            return None
         if place is None:
-            numbers = {}
-            break
+            _refuse_unlabelled(root / file, name, [name for _, name in found], role)
         numbers[file, name] = _read_numbers(*place, picture_layouts(root / file)[name].count)
-    if not numbers and not single:
-        return None
-    path = root / chosen[0][0]
-    if not numbers:
-        wanted = _labels_name(chosen[0][1])
-        raise ValueError(
-            f"{path}: there is no array {wanted!r} with the labels. Add it, or give a folder for each class"
-        )
-    return _named(path, files, numbers, role, given)
+    return _named(root / chosen[0][0], files, numbers, role, given)
 
 
 def _array_of(file: str) -> Array | None:
@@ -98,19 +94,24 @@ def _part_of(array: Array) -> str | None:
     return None
 
 
-def _of_role(root: Path, arrays: list[Array], role: str, single: bool) -> list[Array] | None:
-    """The arrays of a role; those of no part where none is of the role's; all where they are of one part."""
+def _of_role(arrays: list[Array], role: str) -> list[Array] | None:
+    """The arrays of a role; those of no part where none is of the role's; all where they are of one other part."""
     parts = {array: _part_of(array) for array in arrays}
     for wanted in (ROLES[role], None):
         if chosen := [array for array, part in parts.items() if part == wanted]:
             return chosen
-    if single:
-        names = sorted(name for _, name in arrays)
-        raise ValueError(
-            f"{root / arrays[0][0]}: no array '{ROLES[role]}_images' or 'images' of pictures is in it, only {names}. "
-            f"Name it so, or give another {'--dataset_dir' if role == 'dataset' else '--test_dir'}"
-        )
     return arrays if len(set(parts.values())) == 1 else None
+
+
+def _refuse_unlabelled(path: Path, name: str, arrays: Sequence[str], role: str) -> NoReturn:
+    if wanted := _labels_name(name):
+        raise ValueError(
+            f"{path}: there is no array {wanted!r} with the labels. Add it, or give a folder for each class"
+        )
+    raise ValueError(
+        f"{path}: no array '{ROLES[role]}_images' or 'images' of pictures is in it, only {sorted(arrays)}. Name it so, "
+        f"or give another {'--dataset_dir' if role == 'dataset' else '--test_dir'}"
+    )
 
 
 def _labels_name(name: str) -> str | None:
