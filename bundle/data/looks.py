@@ -14,23 +14,25 @@ from bundle.runs.files import write_atomically
 
 LOOKS = ("tissue", "nearly black", "nearly white", "of one colour", "grey")
 SHOWN = 16
-SAMPLES = 64  # along the shorter side; a patch is judged by so many of its rows and columns
-BLACK, WHITE = 25, 230  # grey levels that 99 % of the pixels stay below, or above
-ONE_COLOUR, GREY = 8, 4  # grey levels between the pixels of a channel, or the channels of 99 % of the pixels
+SAMPLES = 32  # along the shorter side; a patch is judged by so many of its rows and columns
+MOST = 0.99  # of the pixels
+BLACK, WHITE = 25, 230  # grey levels that most pixels stay below, or above
+ONE_COLOUR, GREY = 8, 4  # grey levels between all pixels of a channel, or between the channels of most pixels
 
 
 def look_of(rgb: np.ndarray) -> int:
     """Place in `LOOKS` of a patch, uint8 [H, W, 3]; the first that fits."""
     step = max(1, min(rgb.shape[:2]) // SAMPLES)
     pixels = rgb[::step, ::step].reshape(-1, 3)
-    highest, lowest = pixels.max(axis=1), pixels.min(axis=1)
-    if np.percentile(highest, 99) <= BLACK:
+    red, green, blue = pixels.T
+    highest, lowest = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
+    if np.mean(highest <= BLACK) >= MOST:
         return 1
-    if np.percentile(lowest, 1) >= WHITE:
+    if np.mean(lowest >= WHITE) >= MOST:
         return 2
     if np.ptp(pixels, axis=0).max() <= ONE_COLOUR:
         return 3
-    return 4 if np.percentile(highest - lowest, 99) <= GREY else 0
+    return 4 if np.mean(highest - lowest <= GREY) >= MOST else 0
 
 
 def describe_looks(looks: np.ndarray) -> str:

@@ -13,10 +13,10 @@ SYSTEM_NAMES = {
     "temporary items", "lost+found", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__pycache__",
 }  # fmt: skip
 SYSTEM, HIDDEN, MASKS, OTHER_ARRAYS = "(made by a system)", "(hidden)", "(masks or labels)", "(other arrays)"
-_PICTURES = {"image", "images", "img", "imgs", "patch", "patches", "tile", "tiles", "x"}
+_PICTURES = {"image", "images", "img", "imgs", "patch", "patches", "tile", "tiles"}
 _MASKS = {
-    "mask", "masks", "label", "labels", "segmentation", "segmentations", "annotation", "annotations", "seg", "gt",
-    "groundtruth", "truth", "target", "targets", "y",
+    "mask", "masks", "label", "labels", "segmentation", "segmentations", "seg", "annotation", "annotations", "gt",
+    "groundtruth",
 }  # fmt: skip
 
 
@@ -40,14 +40,14 @@ def left_out(parts: Iterable[str]) -> str | None:
 
 
 def is_mask(array: str, file: str | None = None) -> bool:
-    """Whether an array is named as masks or labels, by the last word of its name that says what it is.
+    """Whether an array is named as masks or labels; `tile_7_mask` is one, `tile_7_label_2` an image.
 
     Args:
         array: its name, with the groups it lies in; only the last part counts.
         file: name of its file without the suffix, which is asked where the array's own says nothing.
     """
-    for name in (array.rsplit("/", 1)[-1], file or ""):
-        said = [word for word in re.findall("[a-z]+", name.lower()) if word in _PICTURES | _MASKS]
-        if said:
-            return said[-1] in _MASKS
+    for name in (array.rsplit("/", 1)[-1].lower(), (file or "").lower()):
+        words = set(re.findall("[a-z]+", name))
+        if words & (_PICTURES | _MASKS):
+            return not words & _PICTURES or re.search("[a-z]*$", name)[0] in _MASKS
     return False

@@ -62,6 +62,7 @@ class PatchStore:
         looks: int array [patches], places in `bundle.data.looks.LOOKS`, of the full-size image.
         weights: float array [sources], summing to 1; weighted: whether they were given, and not counted.
         rejected: (source, file, reason) of each file left out.
+        caches, ignored: by source, its records, and the number of what is not an image by kind.
         fingerprint: sha256 of the sorted pixel hashes, the patch size and the choice of stain normalisation: the same
             for the same images wherever they lie and whatever they are called.
     """
@@ -175,11 +176,7 @@ class PatchStore:
             if not isinstance(value, kinds) or isinstance(value, bool) or not lowest <= value <= highest:
                 needed = ("an integer" if kinds is int else "a number") + f" from {lowest}"
                 needed += f" to {highest}" if highest < np.inf else " up"
-                of = (
-                    ""
-                    if name in ("patch_size", "maximum_rejected_share", "maximum_blank_share")
-                    else "patches# or --labelled#"
-                )
+                of = "" if name == "patch_size" or name.startswith("maximum") else "patches# or --labelled#"
                 raise ValueError(f"{name} is {value!r}; it must be {needed}. Set it with --{of}{name}")
 
     def _check_prepared(self) -> None:

@@ -200,6 +200,19 @@ def test_masks_beside_images_are_left_out_and_counted(tmp_path, channels):
     assert listing.ignored == {"(masks or labels)": 21}
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("mask", True), ("fold1_masks", True), ("image_7_mask", True), ("train_mask_2", True), ("groundtruth", True),
+        ("images", False), ("x", False), ("tile_x512_y1024", False), ("tile_7_label_2", False), ("unmasked", False),
+    ],
+)  # fmt: skip
+def test_what_is_named_as_masks(tmp_path, name, expected):
+    np.save(tmp_path / f"{name}.npy", np.stack(TILES[:2]))
+    np.save(tmp_path / "tile.npy", TILES[2])
+    assert dict(list_source(tmp_path).ignored) == ({"(masks or labels)": 2} if expected else {})
+
+
 # Patches that are no tissue
 
 
