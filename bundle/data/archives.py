@@ -3,10 +3,11 @@
 A member is named `archive.npz#train_images/17` (array, index), `images.npy#17`, `stack.h5#group/images/17` or
 `tiles.zip#folder/tile.png`.
 
-Which arrays are images: numeric, [N, H, W], [N, H, W, 1] or [N, H, W, 3], with H and W at least 8. Where an `.npz`
-or HDF5 file has such arrays with `image` in their name (`train_images`, `val_images`, `images`), only those are
-taken, so that masks of the same shape beside them are not; otherwise all of them are. An array that is taken and may
-not be read is a member `stack.h5#group/images/`, without an index, whose reading gives the reason.
+Which arrays are images: numeric, [N, H, W], [N, H, W, 1 or 3] or [N, 1 or 3, H, W], with H and W at least 8. In a file
+without any of these, [3, H, W] and [H, W, 3] are one RGB image each; beside them, [3, H, W] is three grey ones. What is
+named as masks or labels (see `bundle.data.names`) is left out. Where an `.npz` or HDF5 file has arrays with `image` in
+their name (`train_images`, `val_images`, `images`), only those are taken; otherwise all of them are. One that is taken
+and may not be read is a member `stack.h5#group/images/`, without an index, whose reading gives the reason.
 
 An array of an `.npz` is decompressed whole, once per process, and stays in memory while it is in use; `.npy` is
 memory-mapped and HDF5 is read image by image.
@@ -21,19 +22,24 @@ import threading
 import zipfile
 from collections import Counter, OrderedDict
 from collections.abc import Callable
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from bundle.data.hdf5 import StoredArray, list_sets, read_set
-from bundle.data.limits import reason_of, require_plain_packing, require_ratio, require_size
+from bundle.data.hdf5 import StoredArray, list_sets
+from bundle.data.limits import decoding, reason_of, require_plain_packing, require_ratio, require_size
+from bundle.data.names import MASKS, OTHER_ARRAYS, is_mask, left_out
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 ARCHIVE_SUFFIXES = (".npz", ".npy", ".h5", ".hdf5", ".zip")
 SMALLEST_SIDE = 8  # below this an array such as [H, W, 3] would pass for a stack of images
-LAYOUTS = f"numeric [N, H, W], [N, H, W, 1] or [N, H, W, 3] with sides of {SMALLEST_SIDE} or more"
+LAYOUTS = (
+    "numeric [N, H, W], [N, H, W, 1 or 3], [N, 1 or 3, H, W], [3, H, W] or [H, W, 3] with sides of "
+    f"{SMALLEST_SIDE} or more"
+)
 NPY_HEADER = 2**14  # bytes; numpy takes headers of up to 10,000
 
 _MEMBER = re.compile(r"\.(?:npz|npy|h5|hdf5|zip)#", re.IGNORECASE)
@@ -48,74 +54,60 @@ def split_member(file: str) -> tuple[str, str | None]:
     return (file[: found.end() - 1], file[found.end() :]) if found else (file, None)
 
 
-def list_members(path: Path) -> list[str]:
-    """The sorted member names of every image in an archive; empty where there is none. Reads headers only.
+class Contents(NamedTuple):
+    """Sorted member names of every image in an archive, and the number of what is left out by kind."""
+
+    members: list[str]
+    ignored: Counter
+
+
+def list_contents(path: Path) -> Contents:
+    """What is in an archive. Reads headers only.
 
     Raises whatever the archive's own reader raises for a damaged file.
     """
-    return examine_archive(path)[0]
-
-
-def examine_archive(path: Path) -> tuple[list[str], Counter]:
-    """As :func:`list_members`, with the number of things in the archive that are not taken for images, by kind."""
     suffix = path.suffix.lower()
-    names, ignored = _examine_zip(path) if suffix == ".zip" else _examine_arrays(path)
-    return names, Counter({f"{kind} in a {suffix}": count for kind, count in ignored.items()})
+    members, ignored = _zip_contents(path) if suffix == ".zip" else _array_contents(path)
+    return Contents(members, +ignored)
 
 
-def _examine_zip(path: Path) -> tuple[list[str], Counter]:
+def _zip_contents(path: Path) -> tuple[list[str], Counter]:
     with zipfile.ZipFile(path) as archive:
-        files = [name for name in archive.namelist() if not name.endswith("/")]
-    ignored: Counter = Counter()
-    for name in files:
-        if _is_hidden(name):
-            ignored["(hidden)"] += 1
-        elif not name.lower().endswith(IMAGE_SUFFIXES):
-            ignored[PurePosixPath(name).suffix.lower() or "(no suffix)"] += 1
-    images = [name for name in files if not _is_hidden(name) and name.lower().endswith(IMAGE_SUFFIXES)]
-    ignored["repeated name"] = len(images) - len(set(images))
-    return sorted(set(images)), +ignored
+        names = [name for name in archive.namelist() if not name.endswith("/")]
+    kinds = {name: _kind_of_member(name) for name in names}
+    ignored = Counter(filter(None, kinds.values()))
+    ignored["repeated name in a .zip"] = len(names) - len(kinds)
+    return sorted(name for name, kind in kinds.items() if not kind), ignored
 
 
-def _examine_arrays(path: Path) -> tuple[list[str], Counter]:
-    arrays, ignored = _list_arrays(path)
-    images = {name for name, array in arrays.items() if _may_be_images(array)}
-    taken = {name for name in images if "image" in name.rsplit("/", 1)[-1].lower()} or images
+def _array_contents(path: Path) -> tuple[list[str], Counter]:
+    kind = f"in a {path.suffix.lower()}"
+    arrays, layouts, others = _as_it_is_now(path)
+    shapes, links = array_shapes(path), {name for name, array in arrays.items() if array.shape is None}
+    pictures = layouts.keys() | links  # what a link leads to may be images, and so is named
+    file = path.stem if len(pictures) < 2 else None
+    large = {name for name, (shape, _) in shapes.items() if len(shape) > 2 and sorted(shape[1:])[-2] >= SMALLEST_SIDE}
+    masks = {name for name in large if is_mask(name, file)}
+    ignored = Counter({f"{other} {kind}": count for other, count in others.items()})
+    ignored[MASKS] = sum(shapes[name][0][0] for name in masks)
+    pictures = {name for name in pictures if not is_mask(name, file)}
+    taken = {name for name in pictures if "image" in name.rsplit("/", 1)[-1].lower()} or pictures
     members: list[str] = []
-    for name, (shape, dtype, reason) in sorted(arrays.items()):
-        if name not in taken:
-            ignored["array without 'image' in its name" if name in images else f"array {dtype} {list(shape)}"] += 1
-        elif reason:
+    for name in sorted(arrays.keys() - masks):
+        if name in taken and arrays[name].reason:
             members.append(f"{name}/")
+        elif name in taken:
+            members.extend(f"{name}/{index}".lstrip("/") for index in range(layouts[name].count))
+        elif name in layouts:
+            ignored[OTHER_ARRAYS] += layouts[name].count
         else:
-            members.extend(f"{name}/{index}".lstrip("/") for index in range(shape[0]))
+            ignored[f"array {arrays[name].dtype} {list(arrays[name].shape or ())} {kind}"] += 1
     return members, ignored
 
 
-def _list_arrays(path: Path) -> tuple[dict[str, StoredArray], Counter]:
-    """The arrays of an archive by name, and the number of other things in it, by kind."""
-    suffix = path.suffix.lower()
-    if suffix == ".npy":
-        with open(path, "rb") as stream:
-            array = _npy_array(stream, os.stat(path).st_size)
-        if array.reason:  # the file is the array, and so is listed whole, as a damaged one is
-            raise ValueError(array.reason)
-        return {"": array}, Counter()
-    if suffix != ".npz":
-        return list_sets(path)
-    arrays: dict[str, StoredArray] = {}
-    ignored: Counter = Counter()
-    with zipfile.ZipFile(path) as archive:
-        for member in archive.infolist():
-            if not member.filename.endswith(".npy"):
-                ignored[PurePosixPath(member.filename).suffix.lower() or "(no suffix)"] += 1
-                continue
-            require_plain_packing(member)
-            with archive.open(member) as stream:
-                array = _npy_array(stream, member.file_size)
-            reason = array.reason or reason_of(require_ratio, member.file_size, member.compress_size)
-            arrays[member.filename[: -len(".npy")]] = array._replace(reason=reason)
-    return arrays, ignored
+def list_members(path: Path) -> list[str]:
+    """The members of :func:`list_contents`."""
+    return list_contents(path).members
 
 
 def leads_outside(member: str) -> bool:
@@ -134,30 +126,30 @@ def read_member(path: Path, member: str) -> np.ndarray | bytes:
     if suffix == ".zip":
         return _read_zip_member(path, member)
     name, _, index = member.rpartition("/")
-    if not index:  # as an array that may not be read is listed
-        raise ValueError(_list_arrays(path)[0][name].reason)
+    stored = _readable(path, name)
     if suffix == ".npz":
-        return _opened(path, name, lambda: read_npz_array(path, name))[int(index)]
-    if suffix == ".npy":
+        array = _opened(path, name, lambda: _load_npz_array(path, name))
+    elif suffix == ".npy":
         # Mapped, so that a stack larger than memory is read one image at a time.
-        return _opened(path, "", lambda: np.load(path, mmap_mode="r", allow_pickle=False))[int(index)]
-    import h5py
+        array = _opened(path, "", lambda: np.load(path, mmap_mode="r", allow_pickle=False))
+    else:
+        import h5py
 
-    return read_set(_opened(path, "", lambda: h5py.File(path, "r")), name, int(index))
+        array = _opened(path, "", lambda: h5py.File(path, "r"))[name]
+    layout = picture_layouts(path).get(name, Layout(stored.shape[0], True, False))
+    if not 0 <= int(index) < layout.count:
+        raise IndexError(f"there is no image {index} among {layout.count}")
+    with decoding(math.prod(stored.shape[layout.stacked :]) * stored.dtype.itemsize, os.stat(path).st_size):
+        picture = array[int(index)] if layout.stacked else array[:]
+    return picture.transpose(1, 2, 0) if layout.channels_first else picture
 
 
-def read_npz_array(path: Path, name: str) -> np.ndarray:
-    """A whole array of an `.npz`.
-
-    Raises:
-        KeyError: there is none of that name.
-        ValueError: it is larger than its file can hold, too much compressed, or of Python objects.
-    """
-    array = _list_arrays(path)[0][name]
-    if array.reason:
-        raise ValueError(array.reason)
-    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as stream:
-        return np.lib.format.read_array(stream, allow_pickle=False)
+def _readable(path: Path, name: str) -> StoredArray:
+    """What the header of an array says; raises ValueError where it may not be read, KeyError where it isn't there."""
+    stored = _as_it_is_now(path)[0][name]
+    if stored.reason:
+        raise ValueError(stored.reason)
+    return stored
 
 
 def _npy_array(stream, held: int) -> StoredArray:
@@ -172,18 +164,109 @@ def _npy_array(stream, held: int) -> StoredArray:
     return StoredArray(shape, dtype, reason_of(require_size, math.prod(shape[1:]) * dtype.itemsize, held))
 
 
-def _may_be_images(array: StoredArray) -> bool:
-    return array.shape is None or _image_shape(array.shape, array.dtype) is not None
+class Layout(NamedTuple):
+    """How an array holds images: how many, whether along its first axis, and whether their channels come first."""
+
+    count: int
+    stacked: bool
+    channels_first: bool
 
 
-def _image_shape(shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, ...] | None:
-    is_stack = len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3))
-    large_enough = is_stack and min(shape[1:3]) >= SMALLEST_SIDE and shape[0] > 0
-    return shape if large_enough and dtype.kind in "uif" else None
+def picture_layouts(path: Path) -> dict[str, Layout]:
+    """How each array of a file holds images, see the top of this module, for those that do."""
+    return _as_it_is_now(path)[1]
 
 
-def _is_hidden(name: str) -> bool:
-    return any(part == "__MACOSX" or (part.startswith(".") and part != "..") for part in PurePosixPath(name).parts)
+def array_shapes(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Shape and type of each array of an `.npz`, `.npy` (whose name is '') or HDF5 file, read from headers."""
+    return {name: array[:2] for name, array in _as_it_is_now(path)[0].items() if array.shape is not None}
+
+
+def _as_it_is_now(path: Path) -> tuple[dict[str, StoredArray], dict[str, Layout], Counter]:
+    status = os.stat(path)
+    return _arrays_and_layouts(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=64)
+def _arrays_and_layouts(path: Path, mtime_ns: int, size: int) -> tuple[dict[str, StoredArray], dict, Counter]:
+    arrays, others = _read_headers(path)
+    shapes = {name: array[:2] for name, array in arrays.items() if array.shape is not None and 0 not in array.shape}
+    return arrays, _layouts(shapes), others
+
+
+def _layouts(arrays: dict[str, tuple[tuple[int, ...], np.dtype]]) -> dict[str, Layout]:
+    shapes = {name: shape for name, (shape, dtype) in arrays.items() if dtype.kind in "uif"}
+    stacks = {name: layout for name, shape in shapes.items() if (layout := _stack_layout(shape))}
+    single = {
+        name: Layout(1, False, shape[0] == 3)
+        for name, shape in shapes.items()
+        if len(shape) == 3 and 3 in (shape[0], shape[2]) and sorted(shape)[1] >= SMALLEST_SIDE
+    }
+    return stacks if stacks.keys() - single.keys() else single
+
+
+def _stack_layout(shape: tuple[int, ...]) -> Layout | None:
+    if len(shape) == 4 and shape[3] in (1, 3) and min(shape[1:3]) >= SMALLEST_SIDE:
+        return Layout(shape[0], True, False)
+    if len(shape) == 4 and shape[1] in (1, 3) and min(shape[2:]) >= SMALLEST_SIDE:
+        return Layout(shape[0], True, True)
+    return Layout(shape[0], True, False) if len(shape) == 3 and min(shape[1:]) >= SMALLEST_SIDE else None
+
+
+def _read_headers(path: Path) -> tuple[dict[str, StoredArray], Counter]:
+    """The arrays of a file by name, and the number of other things in it, by kind."""
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
+        with open(path, "rb") as stream:
+            array = _npy_array(stream, os.stat(path).st_size)
+        if array.reason:  # the file is the array, and so is listed whole, as a damaged one is
+            raise ValueError(array.reason)
+        return {"": array}, Counter()
+    if suffix != ".npz":
+        return list_sets(path)
+    arrays: dict[str, StoredArray] = {}
+    others: Counter = Counter()
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if not member.filename.endswith(".npy"):
+                others[PurePosixPath(member.filename).suffix.lower() or "(no suffix)"] += 1
+                continue
+            require_plain_packing(member)
+            with archive.open(member) as stream:
+                array = _npy_array(stream, member.file_size)
+            reason = array.reason or reason_of(require_ratio, member.file_size, member.compress_size)
+            arrays[member.filename[: -len(".npy")]] = array._replace(reason=reason)
+    return arrays, others
+
+
+def read_array(path: Path, name: str) -> np.ndarray:
+    """One array of a file, whole, such as its labels; never Python objects, which could run code when read.
+
+    Raises:
+        KeyError: there is none of that name.
+        ValueError: it may not be read, or holds Python objects.
+    """
+    _readable(path, name)
+    if path.suffix.lower() == ".npz":
+        return _load_npz_array(path, name)
+    if path.suffix.lower() == ".npy":
+        return np.load(path, allow_pickle=False)
+    import h5py
+
+    with h5py.File(path, "r") as archive:
+        return archive[name][()]
+
+
+def _load_npz_array(path: Path, name: str) -> np.ndarray:
+    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as stream:
+        return np.lib.format.read_array(stream, allow_pickle=False)
+
+
+def _kind_of_member(name: str) -> str | None:
+    """How a member of a zip is counted that is no image; None for an image."""
+    suffix = PurePosixPath(name).suffix.lower()
+    kind = left_out(PurePosixPath(name).parts)
+    return kind or (None if suffix in IMAGE_SUFFIXES else f"{suffix or '(no suffix)'} in a .zip")
 
 
 def _read_zip_member(path: Path, member: str) -> bytes:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bundle.data.limits import decoding, reason_of, require_ratio, require_size
+from bundle.data.limits import reason_of, require_ratio, require_size
 
 ELSEWHERE = "only what the file itself holds is read; copy them into it"
 
@@ -49,35 +49,12 @@ def list_sets(path: Path) -> tuple[dict[str, StoredArray], Counter]:
     return sets, ignored
 
 
-def read_set(archive: Any, name: str, index: int) -> np.ndarray:
-    """One image of a data set.
-
-    Raises:
-        ValueError: it may not be read.
-        KeyError, IndexError, OSError: no such set or image, or a damaged file.
-    """
-    import h5py
-
-    parts = name.split("/")
-    for depth in range(1, len(parts) + 1):  # before it is opened: a link may lead to a pipe
-        link = archive.get("/".join(parts[:depth]), getlink=True)
-        if not isinstance(link, h5py.HardLink):
-            raise ValueError(_why_link_refused(link))
-    dataset = archive[name]
-    stored = os.stat(archive.filename).st_size
-    reason = _why_outside(dataset) or _why_too_large(dataset, stored)
-    if reason:
-        raise ValueError(reason)
-    with decoding(_image_bytes(dataset), stored):
-        return dataset[index]
-
-
 def _why_refused(dataset: Any, file_size: int) -> str:
     return _why_outside(dataset) or _why_too_large(dataset, file_size) or _why_not_stored(dataset, file_size)
 
 
 def _why_link_refused(link: Any) -> str:
-    return f"it is a link to {getattr(link, 'filename', link.path)!r}; {ELSEWHERE}"
+    return f"it is a link to {link.filename!r}; {ELSEWHERE}"
 
 
 def _why_outside(dataset: Any) -> str:

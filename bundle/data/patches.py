@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from bundle.data.generated import write_generated_patches
+from bundle.data.names import nfc
 from bundle.data.store import PatchStore, evaluated
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class TrainingPatches:
         self.patch_size = patch_size
         # A command line gives a name alone as text or, where it looks like one, as a number.
         names = [validation_slides] if isinstance(validation_slides, (str, int)) else validation_slides
-        self.validation_slides = None if names is None else [str(name) for name in names]
+        self.validation_slides = None if names is None else [nfc(str(name)) for name in names]
         self.validation_share = validation_share
         self.validation_maximum = validation_maximum
         self.generated_per_class = generated_per_class
@@ -111,7 +112,10 @@ class TrainingPatches:
         hashes = np.array(store.sha256)
         self.trained_on = ~self.held_out & ~np.isin(hashes, hashes[self.held_out])
         if not self.trained_on.any():
-            raise ValueError("every patch to train on is also held out, pixel for pixel: change --validation_slides")
+            raise ValueError(
+                f"every patch to train on is also held out, pixel for pixel: the {len(store)} patches show "
+                f"{len(set(store.sha256))} pictures. Give more of them, or change --validation_slides"
+            )
         if store.weighted:
             unused = np.setdiff1d(np.arange(len(store.sources)), store.source_of[self.trained_on])
             if len(unused):

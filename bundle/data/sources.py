@@ -15,19 +15,22 @@ from PIL import Image, ImageOps
 from bundle.data.archives import (
     ARCHIVE_SUFFIXES,
     IMAGE_SUFFIXES,
-    examine_archive,
+    list_contents,
     list_members,
     read_member,
     split_member,
 )
 from bundle.data.limits import decoding
 from bundle.data.listing import Item, Listing
+from bundle.data.names import left_out
 from bundle.data.nifti import read_slice
+from bundle.data.pages import channels_of
 from bundle.data.whole import require_whole
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 # Pillow opens these and nothing else, so that a file's content cannot call for a decoder its suffix does not promise.
 PILLOW_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
+BEYOND_UNIT = 2  # floats in [0, 1] end below it, also where a resize took some above 1
 SUPPORTED = ", ".join((*IMAGE_SUFFIXES, *NIFTI_SUFFIXES, *ARCHIVE_SUFFIXES))
 SIXTEEN_TO_EIGHT_BITS = np.rint(np.arange(2**16) / 257).astype(np.uint8)  # a table takes less memory than floats
 
@@ -112,7 +115,7 @@ def find_items(root: str | os.PathLike) -> list[Item]:
 
 
 def list_source(root: str | os.PathLike) -> Listing:
-    """As :func:`find_items`, with the count of the files ignored: hidden ones, and those that are not images."""
+    """As :func:`find_items`, with the count of what is ignored: hidden, made by a system, masks, no images."""
     root = Path(root).expanduser()
     if not root.exists():
         raise FileNotFoundError(f"dataset_dir: there is no folder or archive {str(root)!r}. Check --dataset_dir")
@@ -145,8 +148,8 @@ def _walk(listing: Listing, root: Path) -> None:
             with os.scandir(folder) as entries:
                 for entry in entries:
                     name = prefix + entry.name
-                    if entry.name.startswith("."):
-                        listing.ignored["(hidden)"] += 1
+                    if kind := left_out([entry.name]):
+                        listing.ignored[kind] += 1
                         continue
                     with listing.examining(name):
                         if entry.is_dir():
@@ -173,17 +176,17 @@ def _add(listing: Listing, file: str, path: str) -> None:
         listing.items.append((file, status.st_size, status.st_mtime_ns))
         return
     try:
-        members, ignored = examine_archive(Path(path))
+        members, ignored = list_contents(Path(path))
     except Exception:  # a damaged archive; read_rgb opens it again and reports why
         listing.items.append((file, status.st_size, status.st_mtime_ns))
         return
-    if not members:
+    listing.ignored.update(ignored)
+    if not members and not ignored:
         listing.ignored[f"{suffix} without images"] += 1
-    listing.ignored += ignored
     listing.items.extend((f"{file}#{member}", status.st_size, status.st_mtime_ns) for member in members)
 
 
-def read_rgb(root: str | os.PathLike, file: str) -> np.ndarray:
+def read_rgb(root: str | os.PathLike, file: str, unit: bool | None = None) -> np.ndarray:
     """Decode one image to uint8 RGB, [H, W, 3]. The rules, the same for every format:
 
     - the EXIF (or TIFF) orientation is applied;
@@ -192,34 +195,41 @@ def read_rgb(root: str | os.PathLike, file: str) -> np.ndarray:
     - transparency (alpha channel or transparent colour) is composited on white, the colour of empty glass;
     - 16-bit unsigned is divided by 257 and rounded, so that the full range becomes the full range; 16-bit colour
       PNG and TIFF, which Pillow reads as the upper byte, may differ from that by one level;
-    - float values must lie in [0, 1] (then x 255) or [0, 255], decided per image, and are rounded; other integers
-      must lie in [0, 255]; anything else is an error;
-    - of a file of several frames, the first;
+    - float values must lie in [0, 1] (then x 255) or [0, 255], and are rounded. Those that end below 2 lie in [0, 1],
+      and what a resize took above 1 is clipped; `PatchStore` decides for the whole set. Other integers must lie in
+      [0, 255]; anything else is an error;
+    - of a file of several frames, the first; R, G and B as grey pages of one TIFF are joined (`bundle.data.pages`);
     - NIfTI, of shape (W, H), (W, H, 1), (W, H, 3), (W, H, 1, 3) or with RGB voxels, is transposed to [H, W, 3] and not
       flipped.
 
     Args:
         root: the source, a folder or an archive.
         file: a name from :func:`find_items`.
+        unit: whether floats lie in [0, 1]; None to decide by this image alone.
 
     Raises:
         UnreadableImage: a file that is missing, damaged, truncated, unsafe, too large (by `bundle.data.limits`, and by
             Pillow's limit on pixels), or whose values follow none of the rules.
     """
+    return read_image(root, file, unit)[0]
+
+
+def read_image(root: str | os.PathLike, file: str, unit: bool | None = None) -> tuple[np.ndarray, float]:
+    """As :func:`read_rgb`, with the largest value of an image of floats; 0 for any other."""
     root = Path(root).expanduser()
     name, member = split_member(file)
     path = (root.parent if root.is_file() else root) / name
     try:
         if member is not None:
             content = read_member(path, member)
-            return _decode(BytesIO(content)) if isinstance(content, bytes) else _array_to_rgb(content)
+            return _decode(BytesIO(content), unit) if isinstance(content, bytes) else _array_to_rgb(content, unit)
         if name.lower().endswith(ARCHIVE_SUFFIXES):  # listed whole because it could not be opened
             list_members(path)
             raise ValueError("it is an archive; name an image in it, as archive#member")
         if name.lower().endswith(NIFTI_SUFFIXES):
-            return _array_to_rgb(read_slice(path))
+            return _array_to_rgb(read_slice(path), unit)
         with open(path, "rb") as stream:
-            return _decode(stream)
+            return _decode(stream, unit)
     except MemoryError:
         raise
     except Exception as error:  # decoders meet damage with nearly any exception
@@ -231,7 +241,7 @@ def _reason(error: Exception) -> str:
     return " ".join(text.split())  # one line, for the list of rejected files
 
 
-def _decode(stream) -> np.ndarray:
+def _decode(stream, unit: bool | None) -> tuple[np.ndarray, float]:
     stored = stream.seek(0, os.SEEK_END)
     stream.seek(0)
     try:
@@ -239,15 +249,17 @@ def _decode(stream) -> np.ndarray:
     except Image.UnidentifiedImageError as error:
         raise ValueError(_why_unidentified(stream)) from error
     with image, decoding(4 * image.width * image.height, stored):  # Pillow keeps colours in four bytes
+        if (channels := channels_of(image, stream)) is not None:
+            return _to_rgb(channels, unit)
         image.load()  # the whole of it: a truncated file is noticed here
         require_whole(image, stream)
         image = ImageOps.exif_transpose(image)
         if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-            return _to_rgb(np.asarray(image))
+            return _to_rgb(np.asarray(image), unit)
         if image.has_transparency_data:
             white = Image.new("RGBA", image.size, "white")
             image = Image.alpha_composite(white, image.convert("RGBA"))
-        return np.asarray(image.convert("RGB"))
+        return np.asarray(image.convert("RGB")), 0.0
 
 
 def _why_unidentified(stream) -> str:
@@ -268,22 +280,23 @@ def _why_unidentified(stream) -> str:
     return f"it is empty or not a {', '.join(PILLOW_FORMATS)} image, whatever its suffix"
 
 
-def _array_to_rgb(values: np.ndarray) -> np.ndarray:
+def _array_to_rgb(values: np.ndarray, unit: bool | None) -> tuple[np.ndarray, float]:
     with decoding(values.nbytes, values.nbytes):
-        return _to_rgb(values)
+        return _to_rgb(values, unit)
 
 
-def _to_rgb(values: np.ndarray) -> np.ndarray:
+def _to_rgb(values: np.ndarray, unit: bool | None) -> tuple[np.ndarray, float]:
     values = np.asarray(values)
     if values.ndim == 3 and values.shape[2] == 1:
         values = values[:, :, 0]
     if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] != 3) or 0 in values.shape:
         raise ValueError(f"its shape is {values.shape}; [H, W], [H, W, 1] or [H, W, 3] is needed")
-    values = _to_uint8(values)
-    return np.ascontiguousarray(values if values.ndim == 3 else np.repeat(values[:, :, None], 3, axis=2))
+    peak = float(values.max()) if values.dtype.kind == "f" else 0.0
+    values = _to_uint8(values, unit)
+    return np.ascontiguousarray(values if values.ndim == 3 else np.repeat(values[:, :, None], 3, axis=2)), peak
 
 
-def _to_uint8(values: np.ndarray) -> np.ndarray:
+def _to_uint8(values: np.ndarray, unit: bool | None) -> np.ndarray:
     if values.dtype == np.uint8:
         return values
     if values.dtype.kind == "u" and values.dtype.itemsize == 2:
@@ -293,4 +306,8 @@ def _to_uint8(values: np.ndarray) -> np.ndarray:
         raise ValueError(f"its {values.dtype} values span [{low}, {high}]; [0, 255] is needed, or [0, 1] for floats")
     if values.dtype.kind != "f":
         return values.astype(np.uint8)
-    return np.rint(values * 255 if high <= 1 else values).astype(np.uint8)
+    if not (high < BEYOND_UNIT if unit is None else unit):
+        return np.rint(values).astype(np.uint8)
+    if high >= BEYOND_UNIT:
+        raise ValueError(f"its {values.dtype} values span [{low}, {high}], and [0, 1] in most others of its set")
+    return np.rint(np.minimum(values, 1) * 255.0).astype(np.uint8)

@@ -513,3 +513,23 @@ def test_a_judge_does_not_learn_from_what_the_pretraining_saw(patches):
     made = patches(labels_per_class=3, run="seen", pretraining_hashes=lambda: {seen})
     judging = {*made.part("judge_training").sha256, *made.part("judge_validation").sha256}
     assert judging == set(unused.sha256) - {seen}
+
+
+def test_a_split_from_macos_is_found_elsewhere(tmp_path):
+    """Names that a Mac hands out decomposed, in folders, in the split, and for the class."""
+    composed, decomposed = "Dr\u00fcse", "Dru\u0308se"
+    splits = []
+    for system, name in (("linux", composed), ("macos", decomposed)):
+        for number in range(4):
+            save(tmp_path / system / name / f"{name}{number}.png", number)
+            save(tmp_path / system / "TUM" / f"{number}.png", 10 + number)
+        run = tmp_path / f"run_{system}"
+        made = LabelledPatches(tmp_path / system, None, SIDE, tmp_path / "cache", run / "split.csv").prepare()
+        assert made.classes == [composed, "TUM"] and made.part("train").prepare().read(0)["image"].shape[1] == SIDE
+        splits.append((run / "split.csv").read_text(encoding="utf-8"))
+    assert splits[0] == splits[1] and composed in splits[0]
+    settings = {"split_file": tmp_path / "run_macos" / "split.csv", "parts": ("train", "validation")}
+    moved = LabelledPatches(
+        tmp_path / "linux", None, SIDE, tmp_path / "cache", tmp_path / "x" / "split.csv", **settings
+    )
+    assert len(moved.prepare().rows) == 8
