@@ -97,10 +97,25 @@ def picture(image_format: str, modes: str, **choices: list) -> Callable:
     return write
 
 
+def tiff(random: np.random.Generator, images: np.ndarray) -> bytes:
+    """One page, or the channels as three."""
+    packing = ["raw", "tiff_lzw", "tiff_deflate", "packbits", "jpeg"]
+    if random.random() < 0.8:
+        write = picture("TIFF", "RGB RGBA L CMYK F I;16", compression=packing[:4], tiffinfo=[{}, {278: 8}])
+        return write(random, images)
+    stream, pages = io.BytesIO(), [Image.fromarray(channel) for channel in images[0].transpose(2, 0, 1)]
+    description = {270: "ImageJ=1.54f\nimages=3\nchannels=3\n"}
+    packed = str(random.choice(packing))
+    pages[0].save(stream, "TIFF", save_all=True, append_images=pages[1:], tiffinfo=description, compression=packed)
+    return stream.getvalue()
+
+
 def npy(random: np.random.Generator, images: np.ndarray) -> bytes:
+    """A stack of colours, of grey, with channels first, or one image."""
     stream = io.BytesIO()
-    dtype = random.choice(["u1", "f4", "f8", "i4", ">i2"])
-    np.save(stream, np.asarray(images[:, :, :, 0] if random.random() < 0.3 else images, dtype))
+    layouts = [images, images[:, :, :, 0], images.transpose(0, 3, 1, 2), images[0]]
+    dtype = random.choice(["u1", "f4", "f8", "i4", ">i2", "u2"])
+    np.save(stream, np.asarray(layouts[random.integers(len(layouts))], dtype))
     return stream.getvalue()
 
 
@@ -136,11 +151,10 @@ def zipped(random: np.random.Generator, images: np.ndarray) -> bytes:
     return stream.getvalue()
 
 
-TIFF_PACKING = [None, "tiff_lzw", "tiff_deflate", "packbits", "jpeg"]
 WRITERS: dict[str, Callable[[np.random.Generator, np.ndarray], bytes]] = {
     ".png": picture("PNG", "RGB RGBA L P 1 I;16"),
     ".jpg": picture("JPEG", "RGB L CMYK", progressive=[False, True], quality=[60, 95]),
-    ".tif": picture("TIFF", "RGB RGBA L CMYK", compression=TIFF_PACKING, tiffinfo=[{}, {278: 8}]),
+    ".tif": tiff,
     ".bmp": picture("BMP", "RGB L P 1"),
     ".webp": picture("WEBP", "RGB RGBA", lossless=[False, True]),
     ".npy": npy,
