@@ -3,10 +3,9 @@
 A member is named `archive.npz#train_images/17` (array, index), `images.npy#17`, `stack.h5#group/images/17` or
 `tiles.zip#folder/tile.png`.
 
-Which arrays are images: numeric, [N, H, W], [N, H, W, 1 or 3] or [N, 1 or 3, H, W], with H and W at least 8. In a file
-without any of these, [3, H, W] and [H, W, 3] are one RGB image each; beside them, [3, H, W] is three grey ones. What is
-named as masks or labels (see `bundle.data.names`) is left out. Where an `.npz` or HDF5 file has arrays with `image` in
-their name (`train_images`, `val_images`, `images`), only those are taken; otherwise all of them are.
+Which arrays are images: see `bundle.data.array_layouts`. What is named as masks or labels (see `bundle.data.names`) is
+left out. Where an `.npz` or HDF5 file has arrays with `image` in their name (`train_images`, `val_images`, `images`),
+only those are taken; otherwise all of them are.
 
 An array of an `.npz` is decompressed whole, once per process, and stays in memory while it is in use; `.npy` is
 memory-mapped and HDF5 is read image by image.
@@ -26,11 +25,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bundle.data.names import MASKS, OTHER_ARRAYS, is_mask, left_out
+from bundle.data.array_layouts import Layout, Shapes, find_layouts, take_images
+from bundle.data.names import left_out
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 ARCHIVE_SUFFIXES = (".npz", ".npy", ".h5", ".hdf5", ".zip")
-SMALLEST_SIDE = 8  # below this an array such as [H, W, 3] would pass for a stack of images
 LARGEST_MEMBER = 2**30  # bytes; more than Pillow's limit on pixels takes, and far less than a zip bomb
 
 _MEMBER = re.compile(r"\.(?:npz|npy|h5|hdf5|zip)#", re.IGNORECASE)
@@ -62,21 +61,9 @@ def list_contents(path: Path) -> Contents:
             names = {name for name in archive.namelist() if not name.endswith("/")}
         kinds = {name: _kind_of_member(name) for name in names}
         return Contents(sorted(name for name in names if not kinds[name]), Counter(filter(None, kinds.values())))
-    arrays, pictures = array_shapes(path), picture_layouts(path)
-    file = path.stem if len(pictures) < 2 else None
-    large = {
-        name: shape for name, (shape, _) in arrays.items() if len(shape) > 2 and sorted(shape[1:])[-2] >= SMALLEST_SIDE
-    }
-    ignored = Counter({MASKS: sum(shape[0] for name, shape in large.items() if is_mask(name, file))})
-    pictures = {name: layout for name, layout in pictures.items() if not is_mask(name, file)}
-    named = {name: layout for name, layout in pictures.items() if "image" in name.rsplit("/", 1)[-1].lower()}
-    ignored[OTHER_ARRAYS] = sum(pictures[name].count for name in pictures.keys() - (named or pictures).keys())
-    members = [
-        f"{name}/{index}".lstrip("/")
-        for name, layout in sorted((named or pictures).items())
-        for index in range(layout.count)
-    ]
-    return Contents(members, +ignored)
+    images, ignored = take_images(array_shapes(path), path.stem)
+    members = [f"{name}/{index}".lstrip("/") for name in sorted(images) for index in range(images[name].count)]
+    return Contents(members, ignored)
 
 
 def list_members(path: Path) -> list[str]:
@@ -109,11 +96,7 @@ def read_member(path: Path, member: str) -> np.ndarray | bytes:
         import h5py
 
         array = _opened(path, "", lambda: h5py.File(path, "r"))[name]
-    layout = picture_layouts(path).get(name, Layout(len(array), True, False))
-    if not 0 <= int(index) < layout.count:
-        raise IndexError(f"there is no image {index} among {layout.count}")
-    picture = array[int(index)] if layout.stacked else array[:]
-    return picture.transpose(1, 2, 0) if layout.channels_first else picture
+    return picture_layouts(path).get(name, Layout(len(array), True, False)).image(array, int(index))
 
 
 def _npy_header(stream) -> tuple[tuple[int, ...], np.dtype]:
@@ -123,55 +106,28 @@ def _npy_header(stream) -> tuple[tuple[int, ...], np.dtype]:
     return shape, dtype
 
 
-class Layout(NamedTuple):
-    """How an array holds images: how many, whether along its first axis, and whether their channels come first."""
-
-    count: int
-    stacked: bool
-    channels_first: bool
-
-
-def picture_layouts(path: Path) -> dict[str, Layout]:
-    """How each array of a file holds images, see the top of this module, for those that do."""
-    return _as_it_is_now(path)[1]
-
-
-def array_shapes(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+def array_shapes(path: Path) -> Shapes:
     """Shape and type of each array of an `.npz`, `.npy` (whose name is '') or HDF5 file, read from headers."""
     return _as_it_is_now(path)[0]
 
 
-def _as_it_is_now(path: Path) -> tuple[dict[str, tuple[tuple[int, ...], np.dtype]], dict[str, Layout]]:
+def picture_layouts(path: Path) -> dict[str, Layout]:
+    """How each array of a file that may hold images does, see :func:`bundle.data.array_layouts.find_layouts`."""
+    return _as_it_is_now(path)[1]
+
+
+def _as_it_is_now(path: Path) -> tuple[Shapes, dict[str, Layout]]:
     status = os.stat(path)
     return _shapes_and_layouts(path, status.st_mtime_ns, status.st_size)
 
 
 @lru_cache(maxsize=64)
-def _shapes_and_layouts(path: Path, mtime_ns: int, size: int) -> tuple[dict, dict[str, Layout]]:
+def _shapes_and_layouts(path: Path, mtime_ns: int, size: int) -> tuple[Shapes, dict[str, Layout]]:
     arrays = _read_shapes(path)
-    return arrays, _layouts(arrays)
+    return arrays, find_layouts(arrays)
 
 
-def _layouts(arrays: dict[str, tuple[tuple[int, ...], np.dtype]]) -> dict[str, Layout]:
-    shapes = {name: shape for name, (shape, dtype) in arrays.items() if dtype.kind in "uif"}
-    stacks = {name: layout for name, shape in shapes.items() if (layout := _stack_layout(shape))}
-    single = {
-        name: Layout(1, False, shape[0] == 3)
-        for name, shape in shapes.items()
-        if len(shape) == 3 and 3 in (shape[0], shape[2]) and sorted(shape)[1] >= SMALLEST_SIDE
-    }
-    return stacks if stacks.keys() - single.keys() else single
-
-
-def _stack_layout(shape: tuple[int, ...]) -> Layout | None:
-    if len(shape) == 4 and shape[3] in (1, 3) and min(shape[1:3]) >= SMALLEST_SIDE:
-        return Layout(shape[0], True, False)
-    if len(shape) == 4 and shape[1] in (1, 3) and min(shape[2:]) >= SMALLEST_SIDE:
-        return Layout(shape[0], True, True)
-    return Layout(shape[0], True, False) if len(shape) == 3 and min(shape[1:]) >= SMALLEST_SIDE else None
-
-
-def _read_shapes(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+def _read_shapes(path: Path) -> Shapes:
     if path.suffix.lower() == ".npy":
         with open(path, "rb") as stream:
             return {"": _npy_header(stream)}

@@ -22,7 +22,7 @@ from bundle.data.archives import (
     read_member,
     split_member,
 )
-from bundle.data.names import left_out
+from bundle.data.names import MASKS, left_out, mask_folders
 from bundle.data.pages import channels_of
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
@@ -150,9 +150,13 @@ def _walk(listing: Listing, root: Path) -> None:
         if (status.st_dev, status.st_ino) in visited:  # a link back to a folder above
             continue
         visited.add((status.st_dev, status.st_ino))
-        with os.scandir(folder) as entries:
+        with os.scandir(folder) as found:
+            entries = list(found)
+            masks = mask_folders(entry.name for entry in entries if entry.is_dir())
             for entry in entries:
-                if kind := left_out([entry.name]):
+                if entry.name in masks:
+                    listing.ignored[MASKS] += sum(len(files) for _, _, files in os.walk(entry.path))
+                elif kind := left_out([entry.name]):
                     listing.ignored[kind] += 1
                 elif entry.is_dir():
                     folders.append((f"{prefix}{entry.name}/", entry.path))
