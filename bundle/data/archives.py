@@ -3,11 +3,10 @@
 A member is named `archive.npz#train_images/17` (array, index), `images.npy#17`, `stack.h5#group/images/17` or
 `tiles.zip#folder/tile.png`.
 
-Which arrays are images: numeric, [N, H, W], [N, H, W, 1 or 3] or [N, 1 or 3, H, W], with H and W at least 8. In a file
-without any of these, [3, H, W] and [H, W, 3] are one RGB image each; beside them, [3, H, W] is three grey ones. What is
-named as masks or labels (see `bundle.data.names`) is left out. Where an `.npz` or HDF5 file has arrays with `image` in
-their name (`train_images`, `val_images`, `images`), only those are taken; otherwise all of them are. One that is taken
-and may not be read is a member `stack.h5#group/images/`, without an index, whose reading gives the reason.
+Which arrays are images: see `bundle.data.array_layouts`. What is named as masks or labels (see `bundle.data.names`) is
+left out. Where an `.npz` or HDF5 file has arrays with `image` in their name (`train_images`, `val_images`, `images`),
+only those are taken; otherwise all of them are. One that is taken and may not be read is a member
+`stack.h5#group/images/`, without an index, whose reading gives the reason.
 
 An array of an `.npz` is decompressed whole, once per process, and stays in memory while it is in use; `.npy` is
 memory-mapped and HDF5 is read image by image.
@@ -29,17 +28,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bundle.data.array_layouts import Layout, Shapes, find_layouts, take_images
 from bundle.data.hdf5 import StoredArray, list_sets
 from bundle.data.limits import decoding, reason_of, require_plain_packing, require_ratio, require_size
-from bundle.data.names import MASKS, OTHER_ARRAYS, is_mask, left_out
+from bundle.data.names import is_mask, left_out
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 ARCHIVE_SUFFIXES = (".npz", ".npy", ".h5", ".hdf5", ".zip")
-SMALLEST_SIDE = 8  # below this an array such as [H, W, 3] would pass for a stack of images
-LAYOUTS = (
-    "numeric [N, H, W], [N, H, W, 1 or 3], [N, 1 or 3, H, W], [3, H, W] or [H, W, 3] with sides of "
-    f"{SMALLEST_SIDE} or more"
-)
 NPY_HEADER = 2**14  # bytes; numpy takes headers of up to 10,000
 
 _MEMBER = re.compile(r"\.(?:npz|npy|h5|hdf5|zip)#", re.IGNORECASE)
@@ -81,28 +76,14 @@ def _zip_contents(path: Path) -> tuple[list[str], Counter]:
 
 
 def _array_contents(path: Path) -> tuple[list[str], Counter]:
-    kind = f"in a {path.suffix.lower()}"
-    arrays, layouts, others = _as_it_is_now(path)
-    shapes, links = array_shapes(path), {name for name, array in arrays.items() if array.shape is None}
-    pictures = layouts.keys() | links  # what a link leads to may be images, and so is named
-    file = path.stem if len(pictures) < 2 else None
-    large = {name for name, (shape, _) in shapes.items() if len(shape) > 2 and sorted(shape[1:])[-2] >= SMALLEST_SIDE}
-    masks = {name for name in large if is_mask(name, file)}
-    ignored = Counter({f"{other} {kind}": count for other, count in others.items()})
-    ignored[MASKS] = sum(shapes[name][0][0] for name in masks)
-    pictures = {name for name in pictures if not is_mask(name, file)}
-    taken = {name for name in pictures if "image" in name.rsplit("/", 1)[-1].lower()} or pictures
+    arrays, _, others = _as_it_is_now(path)
+    images, ignored = take_images(array_shapes(path), path.stem)
+    links = {name for name, array in arrays.items() if array.shape is None and not is_mask(name)}
     members: list[str] = []
-    for name in sorted(arrays.keys() - masks):
-        if name in taken and arrays[name].reason:
-            members.append(f"{name}/")
-        elif name in taken:
-            members.extend(f"{name}/{index}".lstrip("/") for index in range(layouts[name].count))
-        elif name in layouts:
-            ignored[OTHER_ARRAYS] += layouts[name].count
-        else:
-            ignored[f"array {arrays[name].dtype} {list(arrays[name].shape or ())} {kind}"] += 1
-    return members, ignored
+    for name in sorted(images.keys() | links):
+        indices = [""] if arrays[name].reason else range(images[name].count)
+        members.extend(f"{name}/{index}".lstrip("/") for index in indices)
+    return members, ignored + others
 
 
 def list_members(path: Path) -> list[str]:
@@ -137,11 +118,8 @@ def read_member(path: Path, member: str) -> np.ndarray | bytes:
 
         array = _opened(path, "", lambda: h5py.File(path, "r"))[name]
     layout = picture_layouts(path).get(name, Layout(stored.shape[0], True, False))
-    if not 0 <= int(index) < layout.count:
-        raise IndexError(f"there is no image {index} among {layout.count}")
     with decoding(math.prod(stored.shape[layout.stacked :]) * stored.dtype.itemsize, os.stat(path).st_size):
-        picture = array[int(index)] if layout.stacked else array[:]
-    return picture.transpose(1, 2, 0) if layout.channels_first else picture
+        return layout.image(array, int(index))
 
 
 def _readable(path: Path, name: str) -> StoredArray:
@@ -164,20 +142,12 @@ def _npy_array(stream, held: int) -> StoredArray:
     return StoredArray(shape, dtype, reason_of(require_size, math.prod(shape[1:]) * dtype.itemsize, held))
 
 
-class Layout(NamedTuple):
-    """How an array holds images: how many, whether along its first axis, and whether their channels come first."""
-
-    count: int
-    stacked: bool
-    channels_first: bool
-
-
 def picture_layouts(path: Path) -> dict[str, Layout]:
-    """How each array of a file holds images, see the top of this module, for those that do."""
+    """How each array of a file that may hold images does, see :func:`bundle.data.array_layouts.find_layouts`."""
     return _as_it_is_now(path)[1]
 
 
-def array_shapes(path: Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+def array_shapes(path: Path) -> Shapes:
     """Shape and type of each array of an `.npz`, `.npy` (whose name is '') or HDF5 file, read from headers."""
     return {name: array[:2] for name, array in _as_it_is_now(path)[0].items() if array.shape is not None}
 
@@ -190,27 +160,8 @@ def _as_it_is_now(path: Path) -> tuple[dict[str, StoredArray], dict[str, Layout]
 @lru_cache(maxsize=64)
 def _arrays_and_layouts(path: Path, mtime_ns: int, size: int) -> tuple[dict[str, StoredArray], dict, Counter]:
     arrays, others = _read_headers(path)
-    shapes = {name: array[:2] for name, array in arrays.items() if array.shape is not None and 0 not in array.shape}
-    return arrays, _layouts(shapes), others
-
-
-def _layouts(arrays: dict[str, tuple[tuple[int, ...], np.dtype]]) -> dict[str, Layout]:
-    shapes = {name: shape for name, (shape, dtype) in arrays.items() if dtype.kind in "uif"}
-    stacks = {name: layout for name, shape in shapes.items() if (layout := _stack_layout(shape))}
-    single = {
-        name: Layout(1, False, shape[0] == 3)
-        for name, shape in shapes.items()
-        if len(shape) == 3 and 3 in (shape[0], shape[2]) and sorted(shape)[1] >= SMALLEST_SIDE
-    }
-    return stacks if stacks.keys() - single.keys() else single
-
-
-def _stack_layout(shape: tuple[int, ...]) -> Layout | None:
-    if len(shape) == 4 and shape[3] in (1, 3) and min(shape[1:3]) >= SMALLEST_SIDE:
-        return Layout(shape[0], True, False)
-    if len(shape) == 4 and shape[1] in (1, 3) and min(shape[2:]) >= SMALLEST_SIDE:
-        return Layout(shape[0], True, True)
-    return Layout(shape[0], True, False) if len(shape) == 3 and min(shape[1:]) >= SMALLEST_SIDE else None
+    shapes = {name: array[:2] for name, array in arrays.items() if array.shape is not None}
+    return arrays, find_layouts(shapes), others
 
 
 def _read_headers(path: Path) -> tuple[dict[str, StoredArray], Counter]:
@@ -229,7 +180,7 @@ def _read_headers(path: Path) -> tuple[dict[str, StoredArray], Counter]:
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
             if not member.filename.endswith(".npy"):
-                others[PurePosixPath(member.filename).suffix.lower() or "(no suffix)"] += 1
+                others[f"{PurePosixPath(member.filename).suffix.lower() or '(no suffix)'} in a .npz"] += 1
                 continue
             require_plain_packing(member)
             with archive.open(member) as stream:

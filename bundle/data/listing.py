@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from bundle.data.archives import LAYOUTS
+from bundle.data.array_layouts import LAYOUTS
 
 Item = tuple[str, int, int]  # file, bytes, time in ns, as of `bundle.data.sources.find_items`
 
@@ -34,5 +34,5 @@ class Listing:
         parts = [f"{count} {kind}" for kind, count in sorted(self.ignored.items())]
         if self.unexamined:
             parts.append(f"{len(self.unexamined)} that cannot be examined, the first {': '.join(self.unexamined[0])}")
-        layouts = f"; of arrays, {LAYOUTS} are read" if any(" array " in f" {kind}" for kind in self.ignored) else ""
+        layouts = f"; of arrays, {LAYOUTS} are read" if any(kind.startswith("array ") for kind in self.ignored) else ""
         return ", ".join(parts) + layouts

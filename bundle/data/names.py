@@ -51,3 +51,9 @@ def is_mask(array: str, file: str | None = None) -> bool:
         if words & (_PICTURES | _MASKS):
             return not words & _PICTURES or re.search("[a-z]*$", name)[0] in _MASKS
     return False
+
+
+def mask_folders(names: Iterable[str]) -> set[str]:
+    """Of folders that lie beside each other, those of masks or labels of the images in another, `masks` by `images`."""
+    names = set(names)
+    return {name for name in names if name.lower() in _MASKS} if {name.lower() for name in names} & _PICTURES else set()

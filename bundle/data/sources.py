@@ -22,7 +22,7 @@ from bundle.data.archives import (
 )
 from bundle.data.limits import decoding
 from bundle.data.listing import Item, Listing
-from bundle.data.names import left_out
+from bundle.data.names import MASKS, left_out, mask_folders
 from bundle.data.nifti import read_slice
 from bundle.data.pages import channels_of
 from bundle.data.whole import require_whole
@@ -145,17 +145,23 @@ def _walk(listing: Listing, root: Path) -> None:
                 listing.ignored["(folder linked again)"] += 1
                 continue
             visited.add((status.st_dev, status.st_ino))
+            below = []
             with os.scandir(folder) as entries:
                 for entry in entries:
-                    name = prefix + entry.name
                     if kind := left_out([entry.name]):
                         listing.ignored[kind] += 1
                         continue
-                    with listing.examining(name):
+                    with listing.examining(prefix + entry.name):
                         if entry.is_dir():
-                            folders.append((f"{name}/", entry.path))
+                            below.append(entry)
                         else:
-                            _add(listing, name, entry.path)
+                            _add(listing, prefix + entry.name, entry.path)
+            masks = mask_folders(entry.name for entry in below)
+            for entry in below:
+                if entry.name in masks:
+                    listing.ignored[MASKS] += sum(len(files) for _, _, files in os.walk(entry.path))
+                else:
+                    folders.append((f"{prefix}{entry.name}/", entry.path))
 
 
 def _add(listing: Listing, file: str, path: str) -> None:

@@ -8,6 +8,7 @@ import shutil
 import zipfile
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -533,3 +534,37 @@ def test_a_split_from_macos_is_found_elsewhere(tmp_path):
         tmp_path / "linux", None, SIDE, tmp_path / "cache", tmp_path / "x" / "split.csv", **settings
     )
     assert len(moved.prepare().rows) == 8
+
+
+def test_a_folder_as_of_pcam_is_dataset_and_test_set(tmp_path):
+    """Images, labels and masks in files of their own, training and test set beside each other."""
+    (tmp_path / "pcam").mkdir()
+    for part, first in (("train", 0), ("test", 100)):
+        images = np.stack([picture(first + number) for number in range(8)])
+        labels = (np.arange(8) % 2).reshape(-1, 1, 1, 1)
+        for kind, array in {"x": images, "y": labels, "mask": images[..., :1]}.items():
+            with h5py.File(tmp_path / "pcam" / f"split_{part}_{kind}.h5", "w") as file:
+                file[kind] = array
+    folder, run = tmp_path / "pcam", tmp_path / "run" / "split.csv"
+    made = LabelledPatches(folder, folder, SIDE, tmp_path / "cache", run, class_names="normal,tumour").prepare()
+    assert made.classes == ["normal", "tumour"] and totals(made) == {
+        "train": 6,
+        "validation": 2,
+        "unused": 0,
+        "test": 8,
+    }
+    assert all(row.file.startswith(f"split_{'test' if row.part == 'test' else 'train'}_x.h5#x/") for row in made.rows)
+    row = made.parts["test"][0]
+    np.testing.assert_array_equal(made.image(row).permute(1, 2, 0), picture(100 + int(row.file.rpartition("/")[2])))
+
+
+def test_the_level_of_the_class_is_said_and_chosen(tmp_path, caplog):
+    for number in range(8):
+        save(tmp_path / "data" / f"patient{number % 2}" / ("TUM", "ADI")[number // 4] / f"{number}.png", number)
+    sources = {"test_dir": None, "patch_size": SIDE, "cache_dir": tmp_path / "cache"}
+    first = LabelledPatches(tmp_path / "data", split_path=tmp_path / "1" / "split.csv", **sources)
+    with caplog.at_level(logging.INFO):
+        assert first.prepare().classes == ["patient0", "patient1"]
+    assert "dataset: the classes are the folders of level 1 (patient0, patient1); --class_level 2 takes" in caplog.text
+    chosen = LabelledPatches(tmp_path / "data", split_path=tmp_path / "2" / "split.csv", class_level=-1, **sources)
+    assert chosen.prepare().classes == ["ADI", "TUM"] and "the classes are" not in chosen.summary()

@@ -161,6 +161,14 @@ def test_stacks_with_channels_first(tmp_path):
     np.testing.assert_array_equal(read_rgb(tmp_path, "grey.npy#3")[:, :, 2], TILES[3][:, :, 0])
 
 
+def test_a_tile_with_its_mask_in_one_file(tmp_path):
+    np.savez(tmp_path / "tile_and_mask.npz", x=TILES[0].transpose(2, 0, 1), mask=TILES[0][None, :, :, 0])
+    listing = list_source(tmp_path)
+    assert [file for file, _, _ in listing.items] == ["tile_and_mask.npz#x/0"]
+    assert listing.ignored == {"(masks or labels)": 1}
+    np.testing.assert_array_equal(read_rgb(tmp_path, "tile_and_mask.npz#x/0"), TILES[0])
+
+
 def test_three_grey_images_beside_stacks_stay_three(tmp_path):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["TUM"], file["ADI"] = np.stack(TILES)[:, :, :, 0], np.stack(TILES[:3])[:, :, :, 0]
@@ -198,6 +206,14 @@ def test_masks_beside_images_are_left_out_and_counted(tmp_path, channels):
     listing = list_source(tmp_path)
     assert len(listing.items) == 16 and all("images.npy" in file for file, _, _ in listing.items)
     assert listing.ignored == {"(masks or labels)": 21}
+
+
+def test_a_folder_of_masks_beside_one_of_images_is_left_out_and_counted(tmp_path):
+    for folder in ("slide/images", "slide/Masks/deep", "masks"):  # the last has no images beside it
+        save_tiles(tmp_path / folder, TILES[:2])
+    listing = list_source(tmp_path)
+    assert {file.split("/slide/")[0] for file, _, _ in listing.items} == {"slide/images", "masks"}
+    assert listing.ignored == {"(masks or labels)": 2}
 
 
 @pytest.mark.parametrize(

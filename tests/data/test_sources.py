@@ -314,9 +314,9 @@ def test_which_arrays_are_images(tmp_path):
     ]
     assert listing.ignored == {
         "(masks or labels)": 3,
-        "array float64 [3, 1] in a .npz": 1,
-        "array float64 [9, 7, 3] in a .npz": 1,
-        "array bool [3, 9, 12] in a .npz": 1,
+        "array float64 [3, 1]": 1,
+        "array float64 [9, 7, 3]": 1,
+        "array bool [3, 9, 12]": 1,
     }
 
 
@@ -399,7 +399,7 @@ class Trap:
 def test_pickled_arrays_are_never_loaded(tmp_path):
     np.save(tmp_path / "trap.npy", np.array([Trap(tmp_path / "sprung")], object), allow_pickle=True)
     np.savez(tmp_path / "trap.npz", images=np.array([Trap(tmp_path / "sprung")], object))
-    assert list_source_ignored(tmp_path) == {"array object [1] in a .npy": 1, "array object [1] in a .npz": 1}
+    assert list_source_ignored(tmp_path) == {"array object [1]": 2}
     for file in ("trap.npy#0", "trap.npz#images/0"):
         with pytest.raises(UnreadableImage, match="trap"):
             read_rgb(tmp_path, file)
