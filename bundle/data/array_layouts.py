@@ -11,7 +11,10 @@ import numpy as np
 from bundle.data.names import MASKS, OTHER_ARRAYS, is_mask
 
 SMALLEST_SIDE = 8  # below this an array such as [H, W, 3] would pass for a stack of images
-LAYOUTS = f"numeric [N, H, W], [N, H, W, 1 or 3], [N, 1 or 3, H, W], [3, H, W] or [H, W, 3] with sides of {SMALLEST_SIDE} or more"
+LAYOUTS = (
+    "numeric [N, H, W], [N, H, W, 1 or 3], [N, 1 or 3, H, W], [3, H, W] or [H, W, 3] with sides of "
+    f"{SMALLEST_SIDE} or more"
+)
 
 Shapes = Mapping[str, tuple[tuple[int, ...], np.dtype]]  # of the arrays of a file, by name
 
@@ -56,7 +59,7 @@ def find_layouts(arrays: Shapes) -> dict[str, Layout]:
 
 
 def take_images(arrays: Shapes, file: str) -> tuple[dict[str, Layout], Counter]:
-    """Of the arrays that may hold images, those that do by their names; and the number of images, and of other arrays, left out, by kind.
+    """Of the arrays that may hold images, those that do by their names; and the number of what is left out, by kind.
 
     Args:
         file: name of the file without its suffix, which says what its only array is.

@@ -45,7 +45,7 @@ def die(*_):
 
 
 def swell(*_):
-    np.ones(2 * 10**7)
+    np.ones(5 * 10**6)
     return "read", ""
 
 
@@ -61,8 +61,8 @@ def swell(*_):
 )
 def test_faults_are_told_apart(monkeypatch, reader, outcome):
     monkeypatch.setattr(fuzz_sources, "read_file", reader)
-    monkeypatch.setattr(fuzz_sources, "HANG_SECONDS", 0.3)
-    monkeypatch.setattr(fuzz_sources, "MEMORY_LIMIT", 10**8)
+    monkeypatch.setattr(fuzz_sources, "HANG_SECONDS", 0.3 if outcome == "hang" else 5)
+    monkeypatch.setattr(fuzz_sources, "MEMORY_LIMIT", 2 * 10**7)
     monkeypatch.setattr(fuzz_sources, "METHOD", "fork")  # which knows the readers above
     found = fuzz_sources.fuzz(0, 2, 1)
     assert [made.outcome for made in found] == [outcome] * 2
