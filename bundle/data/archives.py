@@ -49,6 +49,12 @@ def split_member(file: str) -> tuple[str, str | None]:
     return (file[: found.end() - 1], file[found.end() :]) if found else (file, None)
 
 
+def array_of(file: str) -> tuple[str, str] | None:
+    """The file and the array that an image lies in, `stack.h5#a/b/7` -> (`stack.h5`, `a/b`); None outside arrays."""
+    archive, member = split_member(file)
+    return None if member is None or archive.lower().endswith(".zip") else (archive, member.rpartition("/")[0])
+
+
 class Contents(NamedTuple):
     """Sorted member names of every image in an archive, and the number of what is left out by kind."""
 

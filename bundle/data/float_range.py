@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 
-from bundle.data.archives import split_member
+from bundle.data.archives import array_of
 from bundle.data.cache import Record, SourceCache
 from bundle.data.sources import BEYOND_UNIT, Item, Listing
 
@@ -36,16 +36,8 @@ def float_ranges(files: Iterable[str], records: Mapping[str, Record]) -> dict[st
     peaks = {file: records[file].peak for file in files if records[file].peak > 0}
     if not peaks:
         return {}
-    sizes = Counter(map(_array_of, files))
-    set_of = {file: _array_of(file) if sizes[_array_of(file)] > 1 else None for file in peaks}
+    sizes = Counter(map(array_of, files))
+    set_of = {file: array_of(file) if sizes[array_of(file)] > 1 else None for file in peaks}
     total = Counter(set_of.values())
     beyond = Counter(set_of[file] for file, peak in peaks.items() if peak >= BEYOND_UNIT)
     return {file: 2 * beyond[name] < total[name] for file, name in set_of.items()}
-
-
-def _array_of(file: str) -> str | None:
-    """The array that an image lies in; None for an image of its own."""
-    archive, member = split_member(file)
-    if member is None or archive.lower().endswith(".zip"):
-        return None
-    return f"{archive}#{member.rpartition('/')[0]}"

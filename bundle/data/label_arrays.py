@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import numpy as np
 
-from bundle.data.archives import array_shapes, picture_layouts, read_array, split_member
+from bundle.data.archives import array_of, array_shapes, picture_layouts, read_array
 from bundle.data.names import nfc
 
 ROLES = {"dataset": "train", "test": "test"}
@@ -56,7 +56,7 @@ def labels_of_arrays(source: Path, files: Sequence[str], role: str, given: list[
         ValueError: see :func:`bundle.data.labels.find_labels`.
     """
     root = source.parent if source.is_file() else source
-    found = Counter(map(_array_of, files))
+    found = Counter(map(array_of, files))
     if None in found:
         return None
     single = len({file for file, _ in found}) == 1 and next(iter(found))[0].lower().endswith(".npz")
@@ -76,13 +76,6 @@ def labels_of_arrays(source: Path, files: Sequence[str], role: str, given: list[
             _refuse_unlabelled(root / file, name, [name for _, name in found], role)
         numbers[file, name] = _read_numbers(*place, picture_layouts(root / file)[name].count)
     return _named(root / chosen[0][0], files, numbers, role, given)
-
-
-def _array_of(file: str) -> Array | None:
-    archive, member = split_member(file)
-    if member is None or archive.lower().endswith(".zip"):
-        return None
-    return archive, member.rpartition("/")[0]
 
 
 def _part_of(array: Array) -> str | None:
@@ -170,7 +163,7 @@ def _named(
     name_of = {number: names[number] if names else str(number) for number in present}
     of = {}
     for file in files:
-        if (array := _array_of(file)) in numbers:
+        if (array := array_of(file)) in numbers:
             of[file] = name_of[numbers[array][int(file.rpartition("/")[2].rpartition("#")[2])]]
     return Labels(of, list(name_of.values()), ignored=len(files) - len(of), numbered=True)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from bundle.data.archives import split_member
+from bundle.data.archives import array_of, split_member
 from bundle.data.class_names import check_class_names, parse_class_names
 from bundle.data.label_arrays import Labels, labels_of_arrays
 from bundle.data.names import nfc
@@ -101,25 +101,18 @@ def _labels_of_paths(
 
 def _folders(files: Sequence[str], known: Collection[str]) -> dict[str, list[str]]:
     """The folders that each file lies in, also within an archive; the only array of a file is none of them."""
+    arrays = Counter(array[0] for array in set(map(array_of, files)) if array)
     found: dict[str, list[str]] = {}
-    arrays: dict[str, set[str]] = defaultdict(set)
     for file in files:
         archive, member = split_member(file)
-        found[file] = [nfc(part) for part in archive.split("/")[:-1] if part not in ("", ".")]
-        inner = [nfc(part) for part in (member or "").split("/")[:-1] if part not in ("", ".")]
-        if member is not None and not archive.lower().endswith(".zip"):
-            arrays[archive].add("/".join(inner))
-        found[file] += inner
-    for file, parts in found.items():
-        if len(arrays[split_member(file)[0]]) == 1 and parts and parts[-1] not in known:
-            if split_member(file)[1].count("/"):
-                parts.pop()
+        parts = [*archive.split("/")[:-1], *(member or "").split("/")[:-1]]
+        if (array_of(file) or ("", ""))[1] and arrays[archive] == 1 and nfc(parts[-1]) not in known:
+            parts.pop()
+        found[file] = [nfc(part) for part in parts if part not in ("", ".")]
     return found
 
 
 def _folder_at(source: Path, file: str, parts: Sequence[str], class_level: int) -> str:
-    if not isinstance(class_level, int) or isinstance(class_level, bool) or class_level == 0:
-        raise ValueError(f"--class_level is {class_level!r}; it must be an integer from 1, or from -1 down")
     if abs(class_level) > len(parts):
         raise ValueError(
             f"{source}: --class_level {class_level} asks for a folder that {file!r} has not: it lies in {len(parts)} "

@@ -67,6 +67,9 @@ class Drawing:
     def __post_init__(self) -> None:
         if not 0 <= self.judge_share < 1:
             raise ValueError(f"--judge_share is {self.judge_share}; it must be 0 or more, and below 1")
+        level = self.class_level
+        if level is not None and (not isinstance(level, int) or isinstance(level, bool) or level == 0):
+            raise ValueError(f"--class_level is {level!r}; it must be an integer from 1, or from -1 down")
         for flag in ("label_fraction", "labels_per_class"):
             if self.split_file is not None and getattr(self, flag) is not None:
                 raise ValueError(

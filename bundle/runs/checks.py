@@ -37,12 +37,11 @@ def _check_text(name: str, value: Any) -> None:
         changed = typed is not None and item is value and typed != str(item)
         if isinstance(item, int) and not isinstance(item, bool) and not PATH.search(name) and not changed:
             continue  # a name such as 7, which comes out as it was written
-        text = typed if changed else str(item)
-        text = f"./{text}" if PATH.search(name) else f"'{text}'"
-        example = f"--{name} " + (f'"[{text}, ...]"' if item is not value else text if text[0] == "." else f'"{text}"')
+        text = f"{'./' * bool(PATH.search(name))}{typed if changed else item}"
+        example = f"\"['{text}', ...]\"" if item is not value else text if PATH.search(name) else f"\"'{text}'\""
         raise ValueError(
             f"--{name} is the number {item!r} where text is needed: the command line makes a number of what looks like "
-            f"one, 12.1 of 12.10. Write {example}"
+            f"one, 12.1 of 12.10. Write --{name} {example}"
         )
 
 

@@ -9,6 +9,7 @@ import pytest
 from bundle.data.class_names import check_class_name, check_class_names, parse_class_names
 from bundle.data.labels import find_labels
 from bundle.data.sources import find_items, list_source
+from bundle.data.split import Drawing
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3), np.uint8)
 
@@ -278,13 +279,17 @@ def test_the_level_of_the_class_can_be_named(tmp_path):
     [
         (3, "--class_level 3 asks for a folder that 'NCT-100K/ADI/0.tif' has not: it lies in 2 folders"),
         (-3, "--class_level -3 asks"),
-        (0, "--class_level is 0; it must be an integer from 1, or from -1 down"),
-        ("2", "--class_level is '2'"),
     ],
 )
 def test_a_level_that_is_not_there_is_refused(tmp_path, level, message):
     with pytest.raises(ValueError, match=message):
         find_labels(tmp_path, NCT, class_level=level)
+
+
+@pytest.mark.parametrize("level", [0, "2", 1.0, True])
+def test_a_level_that_can_not_be_is_refused_at_once(level):
+    with pytest.raises(ValueError, match=f"--class_level is {level!r}; it must be an integer from 1, or from -1 down"):
+        Drawing(class_level=level)
 
 
 def test_what_was_taken_for_the_class_is_said_where_another_level_may_be_meant(tmp_path):

@@ -15,7 +15,7 @@ from bundle.runs.checks import check_value
         ("12.10", "validation_slides", 12.1, r"--validation_slides is the number 12.1.*slides \"'12.10'\"$"),
         ("1_000", "classes", 1000, r"--classes is the number 1000.*--classes \"'1_000'\"$"),
         ("12.10,7", "validation_slides", (12.1, 7), r"the number 12.1.*--validation_slides \"\['12.1', ...\]\"$"),
-        ("2024,2025", "dataset_dir", (2024, 2025), r"--dataset_dir is the number 2024.*\"\[\./2024, ...\]\"$"),
+        ("2024,2025", "dataset_dir", (2024, 2025), r"--dataset_dir is the number 2024.*\"\['\./2024', ...\]\"$"),
         ("True", "cache_dir", True, "--cache_dir is the number True"),
         ("-1", "seed", -1, "--seed is -1; it must be an integer of at least 0"),
         ("0.5", "split_seed", 0.5, "--split_seed is 0.5"),
