@@ -106,7 +106,8 @@ def read_member(path: Path, member: str) -> np.ndarray | bytes:
     """One image: an array [H, W] or [H, W, 1 or 3] of a stack as it is stored, or the bytes of a zip member.
 
     Raises:
-        ValueError: a zip member with an absolute path, with `..`, encrypted, or larger than any image allowed.
+        ValueError: a zip member with an absolute path, with `..`, encrypted, or larger than any image allowed; an array
+            that may not be read.
         KeyError, IndexError, OSError: no such member, or a damaged archive.
     """
     suffix = path.suffix.lower()
