@@ -3,9 +3,10 @@
 A member is named `archive.npz#train_images/17` (array, index), `images.npy#17`, `stack.h5#group/images/17` or
 `tiles.zip#folder/tile.png`.
 
-Which arrays are images: numeric, [N, H, W], [N, H, W, 1] or [N, H, W, 3], with H and W at least 8. Where an `.npz`
-or HDF5 file has such arrays with `image` in their name (`train_images`, `val_images`, `images`), only those are
-taken, so that masks of the same shape beside them are not; otherwise all of them are.
+Which arrays are images: see `bundle.data.array_layouts`. What is named as masks or labels (see `bundle.data.names`) is
+left out. Where an `.npz` or HDF5 file has arrays with `image` in their name (`train_images`, `val_images`, `images`),
+only those are taken; otherwise all of them are. One that is taken and may not be read is a member
+`stack.h5#group/images/`, without an index, whose reading gives the reason.
 
 An array of an `.npz` is decompressed whole, once per process, and stays in memory while it is in use; `.npy` is
 memory-mapped and HDF5 is read image by image.
@@ -13,21 +14,28 @@ memory-mapped and HDF5 is read image by image.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import threading
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
+from functools import lru_cache
+from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from bundle.data.array_layouts import Layout, Shapes, find_layouts, take_images
+from bundle.data.hdf5 import StoredArray, list_sets
+from bundle.data.limits import decoding, reason_of, require_plain_packing, require_ratio, require_size
+from bundle.data.names import is_mask, left_out
+
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 ARCHIVE_SUFFIXES = (".npz", ".npy", ".h5", ".hdf5", ".zip")
-SMALLEST_SIDE = 8  # below this an array such as [H, W, 3] would pass for a stack of images
-LARGEST_MEMBER = 2**30  # bytes; more than Pillow's limit on pixels takes, and far less than a zip bomb
+NPY_HEADER = 2**14  # bytes; numpy takes headers of up to 10,000
 
 _MEMBER = re.compile(r"\.(?:npz|npy|h5|hdf5|zip)#", re.IGNORECASE)
 _ARCHIVES_KEPT_OPEN = 8
@@ -41,32 +49,52 @@ def split_member(file: str) -> tuple[str, str | None]:
     return (file[: found.end() - 1], file[found.end() :]) if found else (file, None)
 
 
-def list_members(path: Path) -> list[str]:
-    """The sorted member names of every image in an archive; empty where there is none. Reads headers only.
+def array_of(file: str) -> tuple[str, str] | None:
+    """The file and the array that an image lies in, `stack.h5#a/b/7` -> (`stack.h5`, `a/b`); None outside arrays."""
+    archive, member = split_member(file)
+    return None if member is None or archive.lower().endswith(".zip") else (archive, member.rpartition("/")[0])
+
+
+class Contents(NamedTuple):
+    """Sorted member names of every image in an archive, and the number of what is left out by kind."""
+
+    members: list[str]
+    ignored: Counter
+
+
+def list_contents(path: Path) -> Contents:
+    """What is in an archive. Reads headers only.
 
     Raises whatever the archive's own reader raises for a damaged file.
     """
     suffix = path.suffix.lower()
-    if suffix == ".zip":
-        with zipfile.ZipFile(path) as archive:
-            return sorted({name for name in archive.namelist() if _is_visible_image(name)})
-    if suffix == ".npy":
-        with open(path, "rb") as stream:
-            shapes = {"": _image_shape(*_npy_header(stream))}
-    elif suffix == ".npz":
-        with zipfile.ZipFile(path) as archive:
-            shapes = {}
-            for name in archive.namelist():
-                if name.endswith(".npy"):
-                    with archive.open(name) as stream:
-                        shapes[name[: -len(".npy")]] = _image_shape(*_npy_header(stream))
-    else:
-        shapes = _hdf5_shapes(path)
-    images = {name: shape for name, shape in shapes.items() if shape}
-    named = {name: shape for name, shape in images.items() if "image" in name.rsplit("/", 1)[-1].lower()}
-    return [
-        f"{name}/{index}".lstrip("/") for name, shape in sorted((named or images).items()) for index in range(shape[0])
-    ]
+    members, ignored = _zip_contents(path) if suffix == ".zip" else _array_contents(path)
+    return Contents(members, +ignored)
+
+
+def _zip_contents(path: Path) -> tuple[list[str], Counter]:
+    with zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if not name.endswith("/")]
+    kinds = {name: _kind_of_member(name) for name in names}
+    ignored = Counter(filter(None, kinds.values()))
+    ignored["repeated name in a .zip"] = len(names) - len(kinds)
+    return sorted(name for name, kind in kinds.items() if not kind), ignored
+
+
+def _array_contents(path: Path) -> tuple[list[str], Counter]:
+    arrays, _, others = _as_it_is_now(path)
+    images, ignored = take_images(array_shapes(path), path.stem)
+    links = {name for name, array in arrays.items() if array.shape is None and not is_mask(name)}
+    members: list[str] = []
+    for name in sorted(images.keys() | links):
+        indices = [""] if arrays[name].reason else range(images[name].count)
+        members.extend(f"{name}/{index}".lstrip("/") for index in indices)
+    return members, ignored + others
+
+
+def list_members(path: Path) -> list[str]:
+    """The members of :func:`list_contents`."""
+    return list_contents(path).members
 
 
 def leads_outside(member: str) -> bool:
@@ -78,59 +106,125 @@ def read_member(path: Path, member: str) -> np.ndarray | bytes:
     """One image: an array [H, W] or [H, W, 1 or 3] of a stack as it is stored, or the bytes of a zip member.
 
     Raises:
-        ValueError: a zip member with an absolute path, with `..`, encrypted, or larger than any image allowed.
+        ValueError: a zip member with an absolute path, with `..`, encrypted, or larger than any image allowed; an array
+            that may not be read.
         KeyError, IndexError, OSError: no such member, or a damaged archive.
     """
     suffix = path.suffix.lower()
     if suffix == ".zip":
         return _read_zip_member(path, member)
     name, _, index = member.rpartition("/")
+    stored = _readable(path, name)
     if suffix == ".npz":
-        return _opened(path, name, lambda: _load_npz_array(path, name))[int(index)]
-    if suffix == ".npy":
+        array = _opened(path, name, lambda: _load_npz_array(path, name))
+    elif suffix == ".npy":
         # Mapped, so that a stack larger than memory is read one image at a time.
-        return _opened(path, "", lambda: np.load(path, mmap_mode="r", allow_pickle=False))[int(index)]
-    import h5py
+        array = _opened(path, "", lambda: np.load(path, mmap_mode="r", allow_pickle=False))
+    else:
+        import h5py
 
-    return _opened(path, "", lambda: h5py.File(path, "r"))[name][int(index)]
+        array = _opened(path, "", lambda: h5py.File(path, "r"))[name]
+    layout = picture_layouts(path).get(name, Layout(stored.shape[0], True, False))
+    with decoding(math.prod(stored.shape[layout.stacked :]) * stored.dtype.itemsize, os.stat(path).st_size):
+        return layout.image(array, int(index))
 
 
-def _npy_header(stream) -> tuple[tuple[int, ...], np.dtype]:
-    version = np.lib.format.read_magic(stream)
+def _readable(path: Path, name: str) -> StoredArray:
+    """What the header of an array says; raises ValueError where it may not be read, KeyError where it isn't there."""
+    stored = _as_it_is_now(path)[0][name]
+    if stored.reason:
+        raise ValueError(stored.reason)
+    return stored
+
+
+def _npy_array(stream, held: int) -> StoredArray:
+    """What the header of a `.npy` file says, compared with the bytes that the file holds."""
+    start = BytesIO(stream.read(NPY_HEADER))
+    version = np.lib.format.read_magic(start)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(stream)
-    return shape, dtype
+    shape, _, dtype = read(start)
+    declared = math.prod(shape) * dtype.itemsize
+    if declared > held - start.tell():
+        return StoredArray(shape, dtype, f"it declares {declared} bytes and its file holds {held - start.tell()}")
+    return StoredArray(shape, dtype, reason_of(require_size, math.prod(shape[1:]) * dtype.itemsize, held))
 
 
-def _image_shape(shape: tuple[int, ...], dtype: np.dtype) -> tuple[int, ...] | None:
-    is_stack = len(shape) == 3 or (len(shape) == 4 and shape[3] in (1, 3))
-    large_enough = is_stack and min(shape[1:3]) >= SMALLEST_SIDE
-    return shape if large_enough and dtype.kind in "uif" else None
+def picture_layouts(path: Path) -> dict[str, Layout]:
+    """How each array of a file that may hold images does, see :func:`bundle.data.array_layouts.find_layouts`."""
+    return _as_it_is_now(path)[1]
 
 
-def _hdf5_shapes(path: Path) -> dict[str, tuple[int, ...] | None]:
+def array_shapes(path: Path) -> Shapes:
+    """Shape and type of each array of an `.npz`, `.npy` (whose name is '') or HDF5 file, read from headers."""
+    return {name: array[:2] for name, array in _as_it_is_now(path)[0].items() if array.shape is not None}
+
+
+def _as_it_is_now(path: Path) -> tuple[dict[str, StoredArray], dict[str, Layout], Counter]:
+    status = os.stat(path)
+    return _arrays_and_layouts(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=64)
+def _arrays_and_layouts(path: Path, mtime_ns: int, size: int) -> tuple[dict[str, StoredArray], dict, Counter]:
+    arrays, others = _read_headers(path)
+    shapes = {name: array[:2] for name, array in arrays.items() if array.shape is not None}
+    return arrays, find_layouts(shapes), others
+
+
+def _read_headers(path: Path) -> tuple[dict[str, StoredArray], Counter]:
+    """The arrays of a file by name, and the number of other things in it, by kind."""
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
+        with open(path, "rb") as stream:
+            array = _npy_array(stream, os.stat(path).st_size)
+        if array.reason:  # the file is the array, and so is listed whole, as a damaged one is
+            raise ValueError(array.reason)
+        return {"": array}, Counter()
+    if suffix != ".npz":
+        return list_sets(path)
+    arrays: dict[str, StoredArray] = {}
+    others: Counter = Counter()
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if not member.filename.endswith(".npy"):
+                others[f"{PurePosixPath(member.filename).suffix.lower() or '(no suffix)'} in a .npz"] += 1
+                continue
+            require_plain_packing(member)
+            with archive.open(member) as stream:
+                array = _npy_array(stream, member.file_size)
+            reason = array.reason or reason_of(require_ratio, member.file_size, member.compress_size)
+            arrays[member.filename[: -len(".npy")]] = array._replace(reason=reason)
+    return arrays, others
+
+
+def read_array(path: Path, name: str) -> np.ndarray:
+    """One array of a file, whole, such as its labels; never Python objects, which could run code when read.
+
+    Raises:
+        KeyError: there is none of that name.
+        ValueError: it may not be read, or holds Python objects.
+    """
+    _readable(path, name)
+    if path.suffix.lower() == ".npz":
+        return _load_npz_array(path, name)
+    if path.suffix.lower() == ".npy":
+        return np.load(path, allow_pickle=False)
     import h5py
-
-    shapes: dict[str, tuple[int, ...] | None] = {}
-
-    def visit(name: str, node: Any) -> None:
-        if isinstance(node, h5py.Dataset) and node.shape is not None:
-            shapes[name] = _image_shape(node.shape, node.dtype)
 
     with h5py.File(path, "r") as archive:
-        archive.visititems(visit)
-    return shapes
+        return archive[name][()]
 
 
 def _load_npz_array(path: Path, name: str) -> np.ndarray:
-    with np.load(path, allow_pickle=False) as archive:
-        return archive[name]
+    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as stream:
+        return np.lib.format.read_array(stream, allow_pickle=False)
 
 
-def _is_visible_image(name: str) -> bool:
-    parts = PurePosixPath(name).parts
-    hidden = any(part == "__MACOSX" or (part.startswith(".") and part != "..") for part in parts)
-    return not hidden and name.lower().endswith(IMAGE_SUFFIXES)
+def _kind_of_member(name: str) -> str | None:
+    """How a member of a zip is counted that is no image; None for an image."""
+    suffix = PurePosixPath(name).suffix.lower()
+    kind = left_out(PurePosixPath(name).parts)
+    return kind or (None if suffix in IMAGE_SUFFIXES else f"{suffix or '(no suffix)'} in a .zip")
 
 
 def _read_zip_member(path: Path, member: str) -> bytes:
@@ -140,10 +234,10 @@ def _read_zip_member(path: Path, member: str) -> bytes:
     information = archive.getinfo(member)
     if information.flag_bits & 1:
         raise ValueError("it is encrypted; store it without a password")
-    if information.file_size > LARGEST_MEMBER:
-        raise ValueError(f"it unpacks to {information.file_size} bytes, more than the {LARGEST_MEMBER} allowed")
-    with _lock:  # zipfile counts its readers without a lock
-        return archive.read(information)
+    require_plain_packing(information)
+    require_size(information.file_size, information.compress_size)
+    with _lock, archive.open(information) as stream:  # zipfile counts its readers without a lock
+        return stream.read(information.file_size)  # of read() without a number zlib would unpack more
 
 
 def _opened(path: Path, part: str, open_archive: Callable[[], Any]) -> Any:

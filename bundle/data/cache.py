@@ -37,6 +37,9 @@ class Record(NamedTuple):
     chunk: int  # NOT_CACHED where the pixels are not kept
     row: int
     reason: str  # empty where the file is good
+    look: int = 0  # place in `bundle.data.looks.LOOKS`
+    peak: float = 0.0  # largest value of an image of floats, 0 for any other
+    unit: int = 0  # whether they were read as lying in [0, 1]
 
 
 class SourceCache:
@@ -122,9 +125,9 @@ class SourceCache:
 
 def _write_records(path: Path, records: dict[str, Record]) -> None:
     columns = dict(zip(Record._fields, zip(*records.values()))) if records else {name: () for name in Record._fields}
-    arrays = {
-        name: np.array(columns[name], np.int64) for name in ("size", "mtime_ns", "height", "width", "chunk", "row")
-    }
+    numbers = ("size", "mtime_ns", "height", "width", "chunk", "row", "look", "unit")
+    arrays = {name: np.array(columns[name], np.int64) for name in numbers}
+    arrays["peak"] = np.array(columns["peak"], np.float64)
     # Text as UTF-8 with a zero byte between: a numpy array of strings would take four bytes for every letter of the
     # longest path, for every path.
     for name, strings in (("name", records), ("sha256", columns["sha256"]), ("reason", columns["reason"])):

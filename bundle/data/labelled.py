@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from bundle.data.generated import write_generated_patches
 from bundle.data.guards import require_apart, require_no_synthetic, require_unseen
 from bundle.data.hashes import HASHES_FILE
 from bundle.data.labelled_part import JUDGE_PARTS, LabelledPart, fingerprint_rows
-from bundle.data.labels import Labels, find_labels
+from bundle.data.labelled_source import LabelledSource, one_path
+from bundle.data.labels import Labels
 from bundle.data.split import (
     PARTS,
     Drawing,
@@ -113,11 +113,10 @@ class LabelledPatches(OpenedOnUse):
         self._notes = []
         paths = self._sources()
         # One store for both, so that what is in both is read once, and one list names all files that can't be read.
-        store = PatchStore(
-            list(dict.fromkeys(paths)), self.patch_size, self.cache_dir, **evaluated(self.store_arguments)
-        )
+        given = {"blank_picture": self.split_path.parent / "pictures" / "blank_patches.png", **self.store_arguments}
+        store = PatchStore(list(dict.fromkeys(paths)), self.patch_size, self.cache_dir, **evaluated(given))
         store.prepare()
-        dataset, *rest = (_Source(store, path) for path in paths)
+        dataset, *rest = (LabelledSource(store, path) for path in paths)
         test = rest[0] if rest else None
         rows, classes = (
             self._draw(dataset) if self.drawing.split_file is None else self._adopt(dataset, test or dataset)
@@ -186,9 +185,9 @@ class LabelledPatches(OpenedOnUse):
 
     def _sources(self) -> list[str]:
         """Path of the dataset and, where there is one, of the test set; writes the built-in patches."""
-        test = [] if self.test_dir is None else [_one_path("test_dir", self.test_dir)]
+        test = [] if self.test_dir is None else [one_path("test_dir", self.test_dir)]
         if self.dataset_dir is not None:
-            dataset = _one_path("dataset_dir", self.dataset_dir)
+            dataset = one_path("dataset_dir", self.dataset_dir)
             return [dataset] * 2 if test and os.path.samefile(dataset, test[0]) else [dataset, *test]
         logger.info("no --dataset_dir was given, so built-in patches are made: procedural pictures, not tissue")
 
@@ -204,13 +203,13 @@ class LabelledPatches(OpenedOnUse):
         count = max(1, self.generated_per_class // 3)
         return [dataset, *(test or [write("generated_test", self.generated_slide + 1, count)])]
 
-    def _draw(self, dataset: _Source) -> tuple[list[SplitRow], list[str]]:
+    def _draw(self, dataset: LabelledSource) -> tuple[list[SplitRow], list[str]]:
         """Rows of train, validation and unused, and the class names."""
         labels = self._labels(dataset, "dataset")
         if self.drawing.class_names is not None and not labels.numbered:
             raise ValueError(
                 f"--class_names {self.drawing.class_names} is given, and {dataset.path} names its classes "
-                f"{labels.classes} itself. Leave it out; it is for an .npz with numbers"
+                f"{labels.classes} itself. Leave it out; it is for an array of numbers"
             )
         copies = find_copies(labels.of, dataset.hashes)
         if copies:
@@ -233,7 +232,7 @@ class LabelledPatches(OpenedOnUse):
         part_of.update(dict.fromkeys(validation, "validation"))
         return [SplitRow(file, dataset.hashes[file], of[file], part) for file, part in part_of.items()], labels.classes
 
-    def _adopt(self, dataset: _Source, test: _Source) -> tuple[list[SplitRow], list[str]]:
+    def _adopt(self, dataset: LabelledSource, test: LabelledSource) -> tuple[list[SplitRow], list[str]]:
         """Rows of the split file, and the class names."""
         listed = read_split(self.drawing.split_file)
         classes = classes_of_split(listed, self.drawing.split_file)
@@ -253,7 +252,7 @@ class LabelledPatches(OpenedOnUse):
             self._notes.append(f"left out, not in {self.drawing.split_file}: {left_out}")
         return rows, classes
 
-    def _test_rows(self, test: _Source, classes: list[str]) -> list[SplitRow]:
+    def _test_rows(self, test: LabelledSource, classes: list[str]) -> list[SplitRow]:
         """Rows of all test images, copies too, as published test sets are to be measured whole."""
         labels = self._labels(test, "test", classes)
         unknown = [name for name in labels.classes if name not in classes]
@@ -267,8 +266,9 @@ class LabelledPatches(OpenedOnUse):
             self._notes.append(f"without a test image: {', '.join(missing)}")
         return [SplitRow(file, test.hashes[file], label, "test") for file, label in labels.of.items()]
 
-    def _labels(self, source: _Source, role: str, known: Iterable[str] = ()) -> Labels:
-        labels = find_labels(source.path, list(source.places), role, self.drawing.class_names, tuple(known))
+    def _labels(self, source: LabelledSource, role: str, known: Iterable[str] = ()) -> Labels:
+        labels = source.labels(role, known, self.drawing)
+        self._notes += [f"{role}: {labels.note}"] if labels.note else []
         if labels.ignored:
             self._notes.append(f"left out, in other arrays of {source.path} than the {role}'s: {labels.ignored}")
         return labels
@@ -306,8 +306,8 @@ class LabelledPatches(OpenedOnUse):
 
 @by_name(
     "dataset_dir", "test_dir", "patch_size", "normalise_stain", "split_file", "label_fraction", "labels_per_class",
-    "judge_share", "validation_share", "class_names", "generated_per_class", "generated_slide",
-    "maximum_rejected_share", "cache_gigabytes",
+    "judge_share", "validation_share", "class_names", "class_level", "generated_per_class", "generated_slide",
+    "maximum_rejected_share", "maximum_blank_share", "cache_gigabytes",
 )  # fmt: skip
 def labelled_patches(context: RunContext, **settings: Any) -> LabelledPatches:
     """The labelled patches of the running config, with the cache and `split.csv` of its run.
@@ -318,26 +318,3 @@ def labelled_patches(context: RunContext, **settings: Any) -> LabelledPatches:
     """
     places = {"cache_dir": context.cache_dir, "split_path": context.folder / "split.csv"}
     return LabelledPatches(**{"test_dir": None, **places, **settings})
-
-
-class _Source:
-    """One source of a prepared store: its path, and by file the place in the store and the pixel hash."""
-
-    def __init__(self, store: PatchStore, path: str) -> None:
-        self.path = path
-        places = np.flatnonzero(store.source_of == store.sources.index(path)).tolist()
-        self.places = {store.files[place]: place for place in places}
-        self.hashes = {file: store.sha256[place] for file, place in self.places.items()}
-
-    def file_path(self, file: str) -> Path:
-        path = Path(self.path)
-        return (path.parent if path.is_file() else path) / file
-
-
-def _one_path(flag: str, path: Any) -> str:
-    if not isinstance(path, (str, os.PathLike)):
-        raise ValueError(f"--{flag} is {path!r}; labelled images come from one folder or archive: give its path")
-    path = str(Path(path).expanduser())
-    if not Path(path).exists():
-        raise FileNotFoundError(f"--{flag}: there is no folder or archive {path!r}. One is needed, not several")
-    return path

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from bundle.data.generated import write_generated_patches
+from bundle.data.names import nfc
 from bundle.data.store import PatchStore, evaluated
 from bundle.runs.context import RunContext
 from bundle.runs.opening import OpenedOnUse
@@ -61,7 +62,7 @@ class TrainingPatches(OpenedOnUse):
         self.patch_size = patch_size
         # A command line gives a name alone as text or, where it looks like one, as a number.
         names = [validation_slides] if isinstance(validation_slides, (str, int)) else validation_slides
-        self.validation_slides = None if names is None else [str(name) for name in names]
+        self.validation_slides = None if names is None else [nfc(str(name)) for name in names]
         self.validation_share = validation_share
         self.validation_maximum = validation_maximum
         self.generated_per_class = generated_per_class
@@ -114,7 +115,10 @@ class TrainingPatches(OpenedOnUse):
         hashes = np.array(store.sha256)
         self.trained_on = ~self.held_out & ~np.isin(hashes, hashes[self.held_out])
         if not self.trained_on.any():
-            raise ValueError("every patch to train on is also held out, pixel for pixel: change --validation_slides")
+            raise ValueError(
+                f"every patch to train on is also held out, pixel for pixel: the {len(store)} patches show "
+                f"{len(set(store.sha256))} pictures. Give more of them, or change --validation_slides"
+            )
         if store.weighted:
             unused = np.setdiff1d(np.arange(len(store.sources)), store.source_of[self.trained_on])
             if len(unused):
@@ -190,7 +194,7 @@ class TrainingPatches(OpenedOnUse):
 
 @by_name(
     "dataset_dir", "patch_size", "validation_slides", "validation_share", "generated_per_class", "generated_slides",
-    "normalise_stain", "maximum_rejected_share", "cache_gigabytes",
+    "normalise_stain", "maximum_rejected_share", "maximum_blank_share", "cache_gigabytes",
 )  # fmt: skip
 def training_patches(context: RunContext, **settings: Any) -> TrainingPatches:
     """The unlabelled patches of the running config, with the cache and the seed of its run.
@@ -199,7 +203,8 @@ def training_patches(context: RunContext, **settings: Any) -> TrainingPatches:
         context: of the run.
         **settings: arguments of TrainingPatches; those that are not given are top-level settings, by name.
     """
-    return TrainingPatches(cache_dir=context.cache_dir, seed=context.seed, **settings)
+    shown = context.folder / "pictures" / "blank_patches.png"
+    return TrainingPatches(cache_dir=context.cache_dir, seed=context.seed, blank_picture=shown, **settings)
 
 
 class PatchPart(OpenedOnUse):

@@ -59,6 +59,10 @@ def save_labelled_grid(
     zoom, gap = max(1, 128 // images.shape[1]), 2
     height, width = ((side + gap) * zoom for side in images.shape[1:3])
     font = ImageFont.load_default(size=16)
+    if not all(name.isascii() for name in (*rows, *columns)):  # Pillow's own font knows little else
+        from matplotlib import get_data_path  # here, as it is slow to import and seldom needed
+
+        font = ImageFont.truetype(Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size=16)
     left, top = max(int(font.getlength(name)) for name in rows) + 12, 26
     sheet = Image.new("RGB", (left + len(columns) * width, top + len(rows) * height), "white")
     sheet.paste(Image.fromarray(tile(images, len(columns), gap, zoom)), (left, top))

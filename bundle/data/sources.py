@@ -5,23 +5,34 @@ from __future__ import annotations
 import math
 import os
 import stat
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from bundle.data.archives import ARCHIVE_SUFFIXES, IMAGE_SUFFIXES, list_members, read_member, split_member
+from bundle.data.archives import (
+    ARCHIVE_SUFFIXES,
+    IMAGE_SUFFIXES,
+    list_contents,
+    list_members,
+    read_member,
+    split_member,
+)
+from bundle.data.limits import decoding
+from bundle.data.listing import Item, Listing
+from bundle.data.names import MASKS, left_out, mask_folders
+from bundle.data.nifti import read_slice
+from bundle.data.pages import channels_of
+from bundle.data.whole import require_whole
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 # Pillow opens these and nothing else, so that a file's content cannot call for a decoder its suffix does not promise.
 PILLOW_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
+BEYOND_UNIT = 2  # floats in [0, 1] end below it, also where a resize took some above 1
 SUPPORTED = ", ".join((*IMAGE_SUFFIXES, *NIFTI_SUFFIXES, *ARCHIVE_SUFFIXES))
-
-Item = tuple[str, int, int]
+SIXTEEN_TO_EIGHT_BITS = np.rint(np.arange(2**16) / 257).astype(np.uint8)  # a table takes less memory than floats
 
 
 class UnreadableImage(ValueError):
@@ -34,14 +45,6 @@ class UnreadableImage(ValueError):
 
     def __str__(self) -> str:
         return f"{self.file}: {self.reason}"
-
-
-@dataclass
-class Listing:
-    """What a source holds: `items` as of :func:`find_items`, and the number of ignored files by suffix."""
-
-    items: list[Item] = field(default_factory=list)
-    ignored: Counter = field(default_factory=Counter)
 
 
 def parse_sources(dataset_dir: object) -> dict[str, float | None]:
@@ -112,7 +115,7 @@ def find_items(root: str | os.PathLike) -> list[Item]:
 
 
 def list_source(root: str | os.PathLike) -> Listing:
-    """As :func:`find_items`, with the count of the files ignored: hidden ones, and those that are not images."""
+    """As :func:`find_items`, with the count of what is ignored: hidden, made by a system, masks, no images."""
     root = Path(root).expanduser()
     if not root.exists():
         raise FileNotFoundError(f"dataset_dir: there is no folder or archive {str(root)!r}. Check --dataset_dir")
@@ -122,7 +125,7 @@ def list_source(root: str | os.PathLike) -> Listing:
     else:
         _walk(listing, root)
     if not listing.items:
-        found = ", ".join(f"{count} {suffix}" for suffix, count in sorted(listing.ignored.items()))
+        found = listing.passed_over()
         raise ValueError(
             f"dataset_dir: {str(root)!r} "
             + (f"has no images in it (found only: {found})" if found else "is empty")
@@ -136,18 +139,29 @@ def _walk(listing: Listing, root: Path) -> None:
     folders, visited = [("", str(root))], set()
     while folders:
         prefix, folder = folders.pop()
-        status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in visited:  # a link back to a folder above
-            continue
-        visited.add((status.st_dev, status.st_ino))
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    listing.ignored["(hidden)"] += 1
-                elif entry.is_dir():
-                    folders.append((f"{prefix}{entry.name}/", entry.path))
+        with listing.examining(prefix or "."):
+            status = os.stat(folder)
+            if (status.st_dev, status.st_ino) in visited:  # a link back to a folder above
+                listing.ignored["(folder linked again)"] += 1
+                continue
+            visited.add((status.st_dev, status.st_ino))
+            below = []
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if kind := left_out([entry.name]):
+                        listing.ignored[kind] += 1
+                        continue
+                    with listing.examining(prefix + entry.name):
+                        if entry.is_dir():
+                            below.append(entry)
+                        else:
+                            _add(listing, prefix + entry.name, entry.path)
+            masks = mask_folders(entry.name for entry in below)
+            for entry in below:
+                if entry.name in masks:
+                    listing.ignored[MASKS] += sum(len(files) for _, _, files in os.walk(entry.path))
                 else:
-                    _add(listing, prefix + entry.name, entry.path)
+                    folders.append((f"{prefix}{entry.name}/", entry.path))
 
 
 def _add(listing: Listing, file: str, path: str) -> None:
@@ -158,7 +172,7 @@ def _add(listing: Listing, file: str, path: str) -> None:
         return
     try:
         status = os.stat(path)
-    except OSError:  # a dangling link: listed, so that reading it says so by name
+    except FileNotFoundError:  # a dangling link: listed, so that reading it says so by name
         listing.items.append((file, 0, 0))
         return
     if not stat.S_ISREG(status.st_mode):  # a pipe or a device would block whoever opens it
@@ -168,16 +182,17 @@ def _add(listing: Listing, file: str, path: str) -> None:
         listing.items.append((file, status.st_size, status.st_mtime_ns))
         return
     try:
-        members = list_members(Path(path))
+        members, ignored = list_contents(Path(path))
     except Exception:  # a damaged archive; read_rgb opens it again and reports why
         listing.items.append((file, status.st_size, status.st_mtime_ns))
         return
-    if not members:
+    listing.ignored.update(ignored)
+    if not members and not ignored:
         listing.ignored[f"{suffix} without images"] += 1
     listing.items.extend((f"{file}#{member}", status.st_size, status.st_mtime_ns) for member in members)
 
 
-def read_rgb(root: str | os.PathLike, file: str) -> np.ndarray:
+def read_rgb(root: str | os.PathLike, file: str, unit: bool | None = None) -> np.ndarray:
     """Decode one image to uint8 RGB, [H, W, 3]. The rules, the same for every format:
 
     - the EXIF (or TIFF) orientation is applied;
@@ -186,34 +201,41 @@ def read_rgb(root: str | os.PathLike, file: str) -> np.ndarray:
     - transparency (alpha channel or transparent colour) is composited on white, the colour of empty glass;
     - 16-bit unsigned is divided by 257 and rounded, so that the full range becomes the full range; 16-bit colour
       PNG and TIFF, which Pillow reads as the upper byte, may differ from that by one level;
-    - float values must lie in [0, 1] (then x 255) or [0, 255], decided per image, and are rounded; other integers
-      must lie in [0, 255]; anything else is an error;
-    - of a file of several frames, the first;
+    - float values must lie in [0, 1] (then x 255) or [0, 255], and are rounded. Those that end below 2 lie in [0, 1],
+      and what a resize took above 1 is clipped; `PatchStore` decides for the whole set. Other integers must lie in
+      [0, 255]; anything else is an error;
+    - of a file of several frames, the first; R, G and B as grey pages of one TIFF are joined (`bundle.data.pages`);
     - NIfTI, of shape (W, H), (W, H, 1), (W, H, 3), (W, H, 1, 3) or with RGB voxels, is transposed to [H, W, 3] and not
       flipped.
 
     Args:
         root: the source, a folder or an archive.
         file: a name from :func:`find_items`.
+        unit: whether floats lie in [0, 1]; None to decide by this image alone.
 
     Raises:
-        UnreadableImage: a file that is missing, damaged, truncated, unsafe, too large (Pillow's limit on pixels is
-            kept), or whose values follow none of the rules.
+        UnreadableImage: a file that is missing, damaged, truncated, unsafe, too large (by `bundle.data.limits`, and by
+            Pillow's limit on pixels), or whose values follow none of the rules.
     """
+    return read_image(root, file, unit)[0]
+
+
+def read_image(root: str | os.PathLike, file: str, unit: bool | None = None) -> tuple[np.ndarray, float]:
+    """As :func:`read_rgb`, with the largest value of an image of floats; 0 for any other."""
     root = Path(root).expanduser()
     name, member = split_member(file)
     path = (root.parent if root.is_file() else root) / name
     try:
         if member is not None:
             content = read_member(path, member)
-            return _decode(BytesIO(content)) if isinstance(content, bytes) else _array_to_rgb(content)
+            return _decode(BytesIO(content), unit) if isinstance(content, bytes) else _array_to_rgb(content, unit)
         if name.lower().endswith(ARCHIVE_SUFFIXES):  # listed whole because it could not be opened
             list_members(path)
             raise ValueError("it is an archive; name an image in it, as archive#member")
         if name.lower().endswith(NIFTI_SUFFIXES):
-            return _read_nifti(path)
+            return _array_to_rgb(read_slice(path), unit)
         with open(path, "rb") as stream:
-            return _decode(stream)
+            return _decode(stream, unit)
     except MemoryError:
         raise
     except Exception as error:  # decoders meet damage with nearly any exception
@@ -221,56 +243,77 @@ def read_rgb(root: str | os.PathLike, file: str) -> np.ndarray:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, Image.UnidentifiedImageError):
-        return f"it is empty or not a {', '.join(PILLOW_FORMATS)} image, whatever its suffix"
     text = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
     return " ".join(text.split())  # one line, for the list of rejected files
 
 
-def _decode(stream) -> np.ndarray:
-    with Image.open(stream, formats=PILLOW_FORMATS) as image:
+def _decode(stream, unit: bool | None) -> tuple[np.ndarray, float]:
+    stored = stream.seek(0, os.SEEK_END)
+    stream.seek(0)
+    try:
+        image = Image.open(stream, formats=PILLOW_FORMATS)
+    except Image.UnidentifiedImageError as error:
+        raise ValueError(_why_unidentified(stream)) from error
+    with image, decoding(4 * image.width * image.height, stored):  # Pillow keeps colours in four bytes
+        if (channels := channels_of(image, stream)) is not None:
+            return _to_rgb(channels, unit)
         image.load()  # the whole of it: a truncated file is noticed here
+        require_whole(image, stream)
         image = ImageOps.exif_transpose(image)
         if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-            return _array_to_rgb(np.asarray(image))
+            return _to_rgb(np.asarray(image), unit)
         if image.has_transparency_data:
             white = Image.new("RGBA", image.size, "white")
             image = Image.alpha_composite(white, image.convert("RGBA"))
-        return np.asarray(image.convert("RGB"))
+        return np.asarray(image.convert("RGB")), 0.0
 
 
-def _read_nifti(path: Path) -> np.ndarray:
-    from monai.data import NibabelReader  # here, as it is slow to import and seldom needed
+def _why_unidentified(stream) -> str:
+    """Why Pillow opens none of its formats; it says so of damaged headers and unknown layouts of a format too."""
+    stream.seek(0)
+    prefix = stream.read(16)
+    for name in PILLOW_FORMATS:
+        factory, accept = Image.OPEN[name]
+        if accept(prefix):
+            try:
+                stream.seek(0)
+                factory(stream, "")
+            except Exception as error:
+                return (
+                    f"it is a {name} file of a layout that is not supported, or with a damaged header ({error}); "
+                    "8-bit grey, palette, RGB, RGBA and CMYK, 16-bit and float grey are"
+                )
+    return f"it is empty or not a {', '.join(PILLOW_FORMATS)} image, whatever its suffix"
 
-    # The reader, and not LoadImage around it, which cannot convert RGB voxels (a structured data type).
-    reader = NibabelReader()
-    voxels, _ = reader.get_data(reader.read(path))
-    if voxels.dtype.names is not None:
-        voxels = np.stack([voxels[channel] for channel in "RGB"], axis=-1)
-    if voxels.ndim == 4 and voxels.shape[2] == 1:
-        voxels = voxels[:, :, 0]
-    if voxels.ndim not in (2, 3):
-        raise ValueError(f"its shape is {voxels.shape}; one slice is needed, (W, H, 3) or (W, H, 1, 3)")
-    return _array_to_rgb(voxels.swapaxes(0, 1))
+
+def _array_to_rgb(values: np.ndarray, unit: bool | None) -> tuple[np.ndarray, float]:
+    with decoding(values.nbytes, values.nbytes):
+        return _to_rgb(values, unit)
 
 
-def _array_to_rgb(values: np.ndarray) -> np.ndarray:
+def _to_rgb(values: np.ndarray, unit: bool | None) -> tuple[np.ndarray, float]:
     values = np.asarray(values)
     if values.ndim == 3 and values.shape[2] == 1:
         values = values[:, :, 0]
     if values.ndim not in (2, 3) or (values.ndim == 3 and values.shape[2] != 3) or 0 in values.shape:
         raise ValueError(f"its shape is {values.shape}; [H, W], [H, W, 1] or [H, W, 3] is needed")
-    values = _to_uint8(values)
-    return np.ascontiguousarray(values if values.ndim == 3 else np.repeat(values[:, :, None], 3, axis=2))
+    peak = float(values.max()) if values.dtype.kind == "f" else 0.0
+    values = _to_uint8(values, unit)
+    return np.ascontiguousarray(values if values.ndim == 3 else np.repeat(values[:, :, None], 3, axis=2)), peak
 
 
-def _to_uint8(values: np.ndarray) -> np.ndarray:
+def _to_uint8(values: np.ndarray, unit: bool | None) -> np.ndarray:
     if values.dtype == np.uint8:
         return values
     if values.dtype.kind == "u" and values.dtype.itemsize == 2:
-        return np.rint(values / 257.0).astype(np.uint8)
+        return SIXTEEN_TO_EIGHT_BITS[values]
     low, high = values.min(), values.max()  # a NaN anywhere makes both NaN, and the comparison below false
     if not (low >= 0 and high <= 255):
         raise ValueError(f"its {values.dtype} values span [{low}, {high}]; [0, 255] is needed, or [0, 1] for floats")
-    scale = 255.0 if values.dtype.kind == "f" and high <= 1 else 1.0
-    return np.rint(values * scale).astype(np.uint8)
+    if values.dtype.kind != "f":
+        return values.astype(np.uint8)
+    if not (high < BEYOND_UNIT if unit is None else unit):
+        return np.rint(values).astype(np.uint8)
+    if high >= BEYOND_UNIT:
+        raise ValueError(f"its {values.dtype} values span [{low}, {high}], and [0, 1] in most others of its set")
+    return np.rint(np.minimum(values, 1) * 255.0).astype(np.uint8)

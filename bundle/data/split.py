@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bundle.data.class_names import check_class_name, check_class_names
 from bundle.data.hashes import SHA256
-from bundle.data.labels import check_class_name
+from bundle.data.names import nfc
 from bundle.runs.tables import plain_cells, write_rows
 
 PARTS = ("train", "validation", "unused", "test")
@@ -44,7 +45,9 @@ class Drawing:
         label_fraction, labels_per_class: how many labels are used, see :func:`choose_labelled`.
         judge_share: where neither is given, the share of the images, in [0, 1), that is left for the judge.
         validation_share: share of the labelled images to validate with.
-        class_names: for an `.npz`, see :func:`bundle.data.labels.find_labels`.
+        class_names: names of numbered labels, see :func:`bundle.data.labels.find_labels`.
+        class_level: which folder is the class: 1 for the first below the source, 2 for the next, -1 for the one that
+            holds the image; None for the first that not all images share.
         seed: seed of the split and of the built-in patches.
 
     Raises:
@@ -58,11 +61,15 @@ class Drawing:
     judge_share: float = 0.0
     validation_share: float = 0.2
     class_names: list[str] | str | None = None
+    class_level: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.judge_share < 1:
             raise ValueError(f"--judge_share is {self.judge_share}; it must be 0 or more, and below 1")
+        level = self.class_level
+        if level is not None and (not isinstance(level, int) or isinstance(level, bool) or level == 0):
+            raise ValueError(f"--class_level is {level!r}; it must be an integer from 1, or from -1 down")
         for flag in ("label_fraction", "labels_per_class"):
             if self.split_file is not None and getattr(self, flag) is not None:
                 raise ValueError(
@@ -218,6 +225,7 @@ def classes_of_split(rows: Iterable[SplitRow], path: str | Path) -> list[str]:
     """
     found = {part: list(dict.fromkeys(row.label for row in rows if row.part == part)) for part in PARTS}
     classes = found["train"]
+    check_class_names(classes, str(path))
     if len(classes) < 2:
         raise ValueError(f"{path}: part train has the classes {classes}; two or more are needed. Add images to it")
     for part in ("validation", "unused", "test"):
@@ -233,7 +241,8 @@ def classes_of_split(rows: Iterable[SplitRow], path: str | Path) -> list[str]:
 def _checked_row(fields: list[str], where: str) -> SplitRow:
     if len(fields) != len(HEADER):
         raise ValueError(f"{where}: it has {len(fields)} fields; {len(HEADER)} are needed: {','.join(HEADER)}")
-    row = SplitRow(*fields)
+    file, digest, label, part = fields
+    row = SplitRow(nfc(file), digest, nfc(label), part)
     if row.part not in PARTS:
         raise ValueError(f"{where}: the part is {row.part!r}; it must be one of {', '.join(PARTS)}")
     if not SHA256.fullmatch(row.sha256):

@@ -15,9 +15,14 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from bundle.data.archives import split_member
 from bundle.data.cache import NOT_CACHED, Record, SourceCache
-from bundle.data.sources import Item, Listing, UnreadableImage, list_source, parse_sources, read_rgb, split_member
+from bundle.data.float_range import reading_order
+from bundle.data.looks import look_of
+from bundle.data.names import nfc
+from bundle.data.sources import BEYOND_UNIT, Item, Listing, UnreadableImage, list_source, parse_sources, read_image
 from bundle.data.stain import macenko_normalise
+from bundle.data.store_report import require_tissue, summarise
 from bundle.data.transforms import resize_patch
 from bundle.runs.context import RunContext
 from bundle.runs.tables import write_rows
@@ -25,7 +30,7 @@ from bundle.runs.workflow import by_name
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1  # raise it when decoding, hashing or resizing changes, so that old caches are not met
+VERSION = 2  # raise it when decoding, hashing or resizing changes, so that old caches are not met
 CHUNK_PATCHES = 1024  # written at a time: what an interruption can lose
 CHUNK_BYTES = 64 * 2**20
 
@@ -43,16 +48,21 @@ class PatchStore:
         cache_gigabytes: the resized pixels are kept on disk if they fit in this many 10^9 bytes; otherwise images are
             decoded each time they are asked for.
         workers: decoding threads; None for one per core.
+        maximum_blank_share: share of patches that are nearly black, nearly white, of one colour or grey, in [0, 1],
+            above which :meth:`prepare` raises.
+        blank_picture: the file that shows sixteen of these; None for `blank_patches.png` in the cache.
 
     Attributes (after :meth:`prepare`, in the order of the sources, then of the file names):
         files: names within their source; sources: the sources themselves; source_of: int array [patches], which.
         groups: the slide of each patch, for splits: the first folder under the source; for an image in an archive
             that lies at the top, the archive with its first folder or array (`tiles.zip#slide`); '' where there is no
-            folder.
+            folder, or one image in the archive.
         sha256: of each image's full-size RGB pixels and shape, hexadecimal.
         sizes: int array [patches, 2], full-size height and width.
+        looks: int array [patches], places in `bundle.data.looks.LOOKS`, of the full-size image.
         weights: float array [sources], summing to 1; weighted: whether they were given, and not counted.
         rejected: (source, file, reason) of each file left out.
+        caches, passed_over: by source, its records, and for people what is not among its images.
         fingerprint: sha256 of the sorted pixel hashes, the patch size and the choice of stain normalisation: the same
             for the same images wherever they lie and whatever they are called.
     """
@@ -66,6 +76,8 @@ class PatchStore:
         maximum_rejected_share: float = 0.01,
         cache_gigabytes: float = 16.0,
         workers: int | None = None,
+        maximum_blank_share: float = 0.75,
+        blank_picture: str | os.PathLike | None = None,
     ) -> None:
         self.dataset_dir = dataset_dir
         self.patch_size = patch_size
@@ -74,6 +86,8 @@ class PatchStore:
         self.maximum_rejected_share = maximum_rejected_share
         self.cache_gigabytes = cache_gigabytes
         self.workers = workers
+        self.maximum_blank_share = maximum_blank_share
+        self.blank_picture = Path(blank_picture or self.cache_dir / "blank_patches.png").expanduser()
         self.files: list[str] | None = None
 
     def prepare(self, progress: bool = True) -> PatchStore:
@@ -83,14 +97,14 @@ class PatchStore:
         goes on after the last chunk written.
 
         Raises:
-            FileNotFoundError, ValueError: a bad source or setting; too many files rejected; no patch left.
+            FileNotFoundError, ValueError: a bad source or setting; too many files rejected or patches blank; none left.
             OSError: the cache cannot be written, or its disk is full.
         """
         self._check_settings()
         sources = parse_sources(self.dataset_dir)
         listings = {source: list_source(source) for source in sources}
         total = sum(len(listing.items) for listing in listings.values())
-        cached = total * self._patch_bytes <= self.cache_gigabytes * 1e9
+        cached = total * self.patch_bytes <= self.cache_gigabytes * 1e9
         caches = {source: SourceCache(self._folder(source), self.patch_size) for source in sources}
         lock = FileLock(self.cache_dir / ".lock")
         try:
@@ -111,11 +125,13 @@ class PatchStore:
         finally:
             lock.release()
         self._collect(sources, listings, caches)
+        require_tissue(self)
         return self
 
     @property
     def rejected_file(self) -> Path:
-        """The list of rejected files, with columns source, file, reason; written by :meth:`prepare`."""
+        """The list of rejected files and of what could not be examined, with columns source, file, reason; written by
+        :meth:`prepare`."""
         return self.cache_dir / "rejected.csv"
 
     def __len__(self) -> int:
@@ -130,61 +146,28 @@ class PatchStore:
         """
         self._check_prepared()
         source, file = self.sources[self.source_of[index]], self.files[index]
-        pixels = self._caches[source].pixels(file)
+        pixels = self.caches[source].pixels(file)
         if pixels is None:
-            pixels = _resized(read_rgb(source, file), self.patch_size, self.normalise_stain)
+            record = self.caches[source].records[file]
+            rgb, _ = read_image(source, file, bool(record.unit) if record.peak else None)
+            pixels = _resized(rgb, self.patch_size, self.normalise_stain)
         return torch.from_numpy(pixels)
 
     def summary(self) -> str:
         """What was found, for people, in several lines."""
         self._check_prepared()
-        patches, total = len(self), len(self) + len(self.rejected)
-        groups = len(set(zip(self.source_of.tolist(), self.groups)))
-        lines = [f"{patches} patches from {len(self.sources)} source(s), {groups} group(s)"]
-        for number, source in enumerate(self.sources):
-            chosen = np.flatnonzero(self.source_of == number)
-            groups = len({self.groups[index] for index in chosen})
-            ignored = sorted(self._ignored[source].items())
-            lines.append(
-                f"  {source}: {len(chosen)} patches, weight {self.weights[number]:.3f}, {groups} group(s)"
-                + (", ignored " + ", ".join(f"{count} {suffix}" for suffix, count in ignored) if ignored else "")
-            )
-        sizes = Counter(map(tuple, self.sizes.tolist()))
-        (height, width), count = max(sizes.items(), key=lambda size: (size[1], size[0]))
-        smallest, largest = self.sizes.min(axis=0), self.sizes.max(axis=0)
-        lines.append(
-            f"sizes (height x width): {height} x {width} in {count} of {patches}; heights {smallest[0]} to "
-            f"{largest[0]}, widths {smallest[1]} to {largest[1]}; resized to {self.patch_size} x {self.patch_size}"
-        )
-        enlarged = int((self.sizes.min(axis=1) < self.patch_size).sum())
-        if enlarged:
-            lines.append(f"smaller than the patch size, and so enlarged: {enlarged}")
-        lines.append(f"rejected: {len(self.rejected)} of {total} ({len(self.rejected) / total:.2%})")
-        if self.rejected:
-            lines[-1] += f", listed in {self.rejected_file}"
-        lines.append(f"duplicates (the same pixels as another patch): {patches - len(set(self.sha256))}")
-        records = [self._caches[self.sources[number]].records[file] for number, file in zip(self.source_of, self.files)]
-        cached = sum(record.chunk != NOT_CACHED for record in records)
-        if cached == patches:
-            lines.append(f"pixels: {patches * self._patch_bytes / 1e6:.1f} MB kept in {self.cache_dir}")
-        else:
-            lines.append(
-                f"pixels: {total * self._patch_bytes / 1e9:.3g} GB is above cache_gigabytes = {self.cache_gigabytes}, "
-                f"so {patches - cached} patches are decoded at each use"
-            )
-        lines.append(
-            f"stain normalisation: {'Macenko' if self.normalise_stain else 'none'}; fingerprint {self.fingerprint}"
-        )
-        return "\n".join(lines)
+        return summarise(self)
 
     @property
-    def _patch_bytes(self) -> int:
+    def patch_bytes(self) -> int:
+        """Of the resized pixels of one patch."""
         return 3 * self.patch_size**2
 
     def _check_settings(self) -> None:
         for name, kinds, lowest, highest in (
             ("patch_size", int, 1, np.inf),
             ("maximum_rejected_share", (int, float), 0, 1),
+            ("maximum_blank_share", (int, float), 0, 1),
             ("cache_gigabytes", (int, float), 0, np.inf),
             ("workers", int, 1, np.inf),
         ):
@@ -219,13 +202,13 @@ class PatchStore:
             )
         allowed = self.maximum_rejected_share * sum(len(listing.items) for listing in listings.values())
         count = sum(len(items) for items in waiting.values())
-        rows = max(1, min(CHUNK_PATCHES, CHUNK_BYTES // self._patch_bytes)) if cached else CHUNK_PATCHES
+        rows = max(1, min(CHUNK_PATCHES, CHUNK_BYTES // self.patch_bytes)) if cached else CHUNK_PATCHES
         with (
             ThreadPoolExecutor(self.workers or os.cpu_count() or 1) as threads,
             tqdm(total=count, desc="reading patches", unit="patch", disable=not (progress and count)) as bar,
         ):
-            for source, items in waiting.items():
-                examine = partial(_examine, source, self.patch_size, self.normalise_stain, cached)
+            for source, items, unit in reading_order(waiting, listings, caches):
+                examine = partial(_examine, source, self.patch_size, self.normalise_stain, cached, unit)
                 for start in range(0, len(items), rows):
                     chunk = items[start : start + rows]
                     records, pixels = [], []
@@ -233,7 +216,12 @@ class PatchStore:
                         records.append(record)
                         pixels.append(row)
                         bar.update()
-                    caches[source].append([file for file, _, _ in chunk], records, pixels)
+                    files = [file for file, _, _ in chunk]
+                    if unit is not None:  # read anew: what they weigh in the decision stays
+                        before = [caches[source].records[file] for file in files]
+                        records = [new._replace(peak=old.peak, unit=int(unit)) for new, old in zip(records, before)]
+                        rejected -= sum(bool(record.reason) for record in before)
+                    caches[source].append(files, records, pixels)
                     rejected += sum(bool(record.reason) for record in records)
                     if rejected > allowed:
                         return
@@ -248,7 +236,8 @@ class PatchStore:
             for file, _, _ in listing.items
             if file in caches[source].records and caches[source].records[file].reason
         ]
-        write_rows(self.rejected_file, [("source", "file", "reason"), *rejected])
+        unexamined = [(source, *entry) for source, listing in listings.items() for entry in listing.unexamined]
+        write_rows(self.rejected_file, [("source", "file", "reason"), *rejected, *unexamined])
         self.rejected = rejected
         total = sum(len(listing.items) for listing in listings.values())
         if len(rejected) > self.maximum_rejected_share * total:
@@ -277,18 +266,20 @@ class PatchStore:
         given = [weight for weight in sources.values() if weight is not None]
         self.weights, self.weighted = np.array(given or counts / counts.sum(), np.float64), bool(given)
         self.sources, self.source_of = list(sources), np.array(numbers, np.int64)
-        self.groups = [_group(file) for file in files]
+        images = Counter(split_member(file)[0] for file in files)
+        self.groups = [_group(file, images[split_member(file)[0]]) for file in files]
         self.sha256 = [record.sha256 for record in records]
         self.sizes = np.array([(record.height, record.width) for record in records], np.int64)
         hashes = " ".join(sorted(self.sha256))
         content = f"{self.patch_size} {bool(self.normalise_stain)} {hashes}"
         self.fingerprint = hashlib.sha256(content.encode()).hexdigest()
-        self._ignored = {source: listing.ignored for source, listing in listings.items()}
-        self._caches = caches
+        self.passed_over = {source: listing.passed_over() for source, listing in listings.items()}
+        self.caches = caches
+        self.looks = np.array([record.look for record in records], np.int64)
         self.files = files
 
 
-@by_name("patch_size", "normalise_stain", "maximum_rejected_share", "cache_gigabytes")
+@by_name("patch_size", "normalise_stain", "maximum_rejected_share", "maximum_blank_share", "cache_gigabytes")
 def patch_store(context: RunContext, **settings: object) -> PatchStore:
     """A store of the running config, with the cache of its run.
 
@@ -312,18 +303,21 @@ def _is_known(record: Record | None, item: Item, cached: bool) -> bool:
 
 
 def _examine(
-    source: str, patch_size: int, normalise_stain: bool, keep: bool, item: Item
+    source: str, patch_size: int, normalise_stain: bool, keep: bool, unit: bool | None, item: Item
 ) -> tuple[Record, np.ndarray | None]:
     """Decode one image once: its record, and its resized pixels, [3, S, S], where they are to be kept."""
     file, size, mtime_ns = item
     try:
-        rgb = read_rgb(source, file)
+        rgb, peak = read_image(source, file, unit)
     except UnreadableImage as error:
         return Record(size, mtime_ns, 0, 0, "", NOT_CACHED, 0, error.reason), None
     height, width = rgb.shape[:2]
-    digest = hashlib.sha256(f"{height}x{width}".encode() + rgb.tobytes()).hexdigest()
+    digest = hashlib.sha256(f"{height}x{width}".encode())
+    digest.update(rgb)  # and no copy of it, which may be large
     pixels = _resized(rgb, patch_size, normalise_stain) if keep else None
-    return Record(size, mtime_ns, height, width, digest, NOT_CACHED, 0, ""), pixels
+    is_unit = 0 < peak < BEYOND_UNIT if unit is None else unit
+    sha256 = digest.hexdigest()
+    return Record(size, mtime_ns, height, width, sha256, NOT_CACHED, 0, "", look_of(rgb), peak, int(is_unit)), pixels
 
 
 def _resized(rgb: np.ndarray, patch_size: int, normalise_stain: bool) -> np.ndarray:
@@ -331,8 +325,11 @@ def _resized(rgb: np.ndarray, patch_size: int, normalise_stain: bool) -> np.ndar
     return np.array(rgb.transpose(2, 0, 1), order="C")
 
 
-def _group(file: str) -> str:
+def _group(file: str, images: int) -> str:
+    """The slide of an image in a file of so many images."""
     archive, member = split_member(file)
+    if member is not None and images == 1 and "/" not in archive:  # one tile a file says nothing of its slide
+        return ""
     if "/" in file:
-        return file.split("/", 1)[0]
-    return archive if member is not None else ""
+        return nfc(file.split("/", 1)[0])
+    return nfc(archive) if member is not None else ""

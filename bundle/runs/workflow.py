@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from monai.bundle import ConfigParser
 
 from bundle.runs.chain import CONFIGS
+from bundle.runs.checks import check_value
 from bundle.runs.versions import check_package, check_versions
 
 logger = logging.getLogger(__name__)
@@ -103,8 +104,8 @@ def check_settings(parser: ConfigParser) -> None:
 
     Raises:
         ValueError: names each such setting and the one it may be meant for; or a setting that is the text "true" or
-            "false", as the command line makes of these, where Python's True or False is meant; or a number of something
-            that is not an integer of at least 1.
+            "false", as the command line makes of these, where Python's True or False is meant; a number of something
+            that is not an integer of at least 1; or what :func:`bundle.runs.checks.check_value` refuses.
     """
     config = parser.get()
     for name, content in config.items():
@@ -138,19 +139,32 @@ def check_settings(parser: ConfigParser) -> None:
             f"nothing reads the setting {', '.join(hints).replace('::', '#')}. The settings of this config are: "
             f"{', '.join(settings)}"
         )
+    values = {name: content for name, content in config.items() if not is_reference(content)}
+    for name, value in values.items():  # first, as expressions are made of them
+        check_value(name, value)
+    if "device" in config:
+        check_value("device", parser.get_parsed_content("device"))
     check_counts(**{name: parser.get_parsed_content(name) for name in config if COUNT.search(name)})
     for name in config.keys() - {"_meta_"}:
-        check_counts(**dict(counts_below(config[name], name)))
+        for place, value in values_below(config[name], name):
+            check_value(place, value)
+            if COUNT.search(place.rpartition("#")[2]):
+                check_counts(**{place: value})
 
 
-def counts_below(content: Any, place: str) -> Iterator[tuple[str, Any]]:
-    """Flags and values of the numbers of something that a section holds itself: no references, no expressions."""
+def values_below(content: Any, place: str) -> Iterator[tuple[str, Any]]:
+    """Flags and values of what a section holds itself: no references, no expressions."""
     items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
     for name, value in items:
         if isinstance(value, (dict, list)):
-            yield from counts_below(value, f"{place}#{name}")
-        elif COUNT.search(str(name)) and not (isinstance(value, str) and value[:1] in ("@", "$")):
+            yield from values_below(value, f"{place}#{name}")
+        elif not is_reference(value):
             yield f"{place}#{name}", value
+
+
+def is_reference(content: Any) -> bool:
+    """Whether a config item is `@id` or an expression."""
+    return isinstance(content, str) and content[:1] in ("@", "$")
 
 
 def components(content: Any) -> Iterator[dict[str, Any]]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset, default_collate
 
+from bundle.data.names import nfc
 from bundle.runs.processes import rank_and_world_size
 
 HIGHEST_SEED = 2**62
@@ -28,9 +29,9 @@ def choose_classes(asked: Any, known: Sequence[str]) -> list[str]:
     if asked is None:
         return list(known)
     if isinstance(asked, (list, tuple)):
-        names = [str(name) for name in asked]
+        names = [nfc(str(name)) for name in asked]
     else:
-        names = [str(asked)] if str(asked) in known else [name.strip() for name in str(asked).split(",")]
+        names = [nfc(str(asked))] if nfc(str(asked)) in known else [nfc(name.strip()) for name in str(asked).split(",")]
     unknown = [name for name in names if name not in known]
     if unknown or not names:
         raise ValueError(

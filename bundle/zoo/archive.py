@@ -12,12 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bundle.data.archives import leads_outside
+from bundle.data.limits import LARGEST_RATIO, require_plain_packing
 from bundle.runs.files import write_atomically
 from bundle.runs.sums import SUMS, file_sha256, read_sums
 
 EARLIEST = (1980, 1, 1, 0, 0, 0)  # of the zip format; a real time would differ with each packaging
 MODE = stat.S_IFREG | 0o644
 UNIX = 3
+LARGEST_GIGABYTES = 10.0  # 10^9 bytes; the weights of a bundle take less than one
 AGAIN = "get the zip again from where it was published"
 
 
@@ -49,13 +51,21 @@ def sorted_files(folder: Path) -> Iterator[Path]:
     return iter(sorted(files, key=lambda path: path.relative_to(folder).as_posix()))
 
 
-def unpack(path: Path, target: Path, sha256: str | None = None) -> Path:
+def unpack(
+    path: Path,
+    target: Path,
+    sha256: str | None = None,
+    largest_gigabytes: float = LARGEST_GIGABYTES,
+    largest_ratio: float = LARGEST_RATIO,
+) -> Path:
     """Unpacks the zip of a bundle into a new folder in `target` and checks its weights; on any failure nothing is left.
 
     Args:
         path: a zip with one folder in it.
         target: where that folder will be; made where it is missing.
         sha256: of the zip, as its publisher gives it; not checked where None.
+        largest_gigabytes: that all files together may take unpacked, in 10^9 bytes.
+        largest_ratio: of their size to that of the zip.
 
     Returns:
         the bundle's folder.
@@ -63,7 +73,8 @@ def unpack(path: Path, target: Path, sha256: str | None = None) -> Path:
     Raises:
         FileNotFoundError: no such zip.
         FileExistsError: the folder is there already.
-        ValueError: another SHA-256, a path that leaves the folder, a link, not one folder, a damaged file.
+        ValueError: another SHA-256, a path that leaves the folder, a link, not one folder, a damaged file, or more than
+            the limits allow.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: name the zip of the bundle")
@@ -77,6 +88,7 @@ def unpack(path: Path, target: Path, sha256: str | None = None) -> Path:
         members = [member for member in archive.infolist() if not member.is_dir()]
         for member in members:
             _require_harmless(path, member)
+        _require_bounded(path, members, largest_gigabytes, largest_ratio)
         roots = sorted({member.filename.split("/")[0] for member in members})
         if len(roots) != 1 or any("/" not in member.filename for member in members):
             raise ValueError(f"{path} does not hold one folder but {', '.join(roots) or 'nothing'}: {AGAIN}")
@@ -115,3 +127,21 @@ def _require_harmless(path: Path, member: zipfile.ZipInfo) -> None:
     mode = member.external_attr >> 16
     if mode and not stat.S_ISREG(mode) and stat.S_IFMT(mode):
         raise ValueError(f"{path} holds {name!r}, a link or device rather than a file. Nothing was unpacked: {AGAIN}")
+    try:
+        require_plain_packing(member)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}. Nothing was unpacked") from error
+
+
+def _require_bounded(path: Path, members: list[zipfile.ZipInfo], gigabytes: float, ratio: float) -> None:
+    """Refuses a zip bomb by what its directory declares, as zipfile writes no more than that of each file."""
+    total, packed = sum(member.file_size for member in members), path.stat().st_size
+    for found, allowed, flag in (
+        (total / 1e9, gigabytes, "largest_gigabytes"),
+        (total / packed, ratio, "largest_ratio"),
+    ):
+        if found > allowed:
+            raise ValueError(
+                f"{path} of {packed} bytes unpacks to {total}: {found:.4g} is more than --{flag} {allowed:g}. Nothing "
+                f"was unpacked: raise --{flag} if you trust its publisher"
+            )

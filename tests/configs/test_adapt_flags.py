@@ -111,6 +111,8 @@ FLAGS = [
     ("class_names", ["ADI", "LYM"], lambda w: w("labelled").drawing.class_names == ["ADI", "LYM"]),
     ("validation_share", 0.4, lambda w: w("labelled").drawing.validation_share == 0.4),
     ("maximum_rejected_share", 0.5, lambda w: all_are(stores(w, "maximum_rejected_share"), 0.5)),
+    ("maximum_blank_share", 0.5, lambda w: all_are(stores(w, "maximum_blank_share"), 0.5)),
+    ("class_level", -1, lambda w: w("labelled").drawing.class_level == -1),
     ("cache_gigabytes", 1, lambda w: all_are(stores(w, "cache_gigabytes"), 1)),
     ("judge_share", 0.5, lambda w: w("labelled").drawing.judge_share == 0.5),
     ("generated_per_class", 12, lambda w: w("labelled").generated_per_class == 12),

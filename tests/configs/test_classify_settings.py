@@ -62,6 +62,8 @@ FLAGS = [
     ("split_seed", 7, lambda w: w("labelled").drawing.seed == 7),
     ("class_names", ["ADI", "LYM"], lambda w: w("labelled").drawing.class_names == ["ADI", "LYM"]),
     ("maximum_rejected_share", 0.5, lambda w: w("labelled").store_arguments.get("maximum_rejected_share") == 0.5),
+    ("maximum_blank_share", 0.5, lambda w: w("labelled").store_arguments.get("maximum_blank_share") == 0.5),
+    ("class_level", -1, lambda w: w("labelled").drawing.class_level == -1),
     ("cache_gigabytes", 1, lambda w: w("labelled").store_arguments.get("cache_gigabytes") == 1),
     ("generated_per_class", 12, lambda w: w("labelled").generated_per_class == 12),
     ("generated_slide", 9, lambda w: w("labelled").generated_slide == 9),

@@ -55,7 +55,9 @@ FLAGS = [
     ("patch_size", 48, lambda w: w("labelled").patch_size == w("network_def").side == w("pool").patch_size == 48),
     ("normalise_stain", True, lambda w: store(w, "normalise_stain") is True),
     ("class_names", ["ADI", "LYM"], lambda w: w("labelled").drawing.class_names == ["ADI", "LYM"]),
+    ("class_level", -1, lambda w: w("labelled").drawing.class_level == -1),
     ("maximum_rejected_share", 0.5, lambda w: store(w, "maximum_rejected_share") == 0.5),
+    ("maximum_blank_share", 0.5, lambda w: store(w, "maximum_blank_share") == 0.5),
     ("cache_gigabytes", 1, lambda w: store(w, "cache_gigabytes") == 1),
     ("generated_per_class", 12, lambda w: w("labelled").generated_per_class == 12),
     ("generated_slide", 9, lambda w: w("labelled").generated_slide == 9),
@@ -72,16 +74,15 @@ test_each_flag_changes_what_it_says, test_every_setting_has_its_flag_test = flag
 
 
 def test_the_patches_of_the_pretraining_are_read_as_the_labelled_ones(content):
-    made = content("evaluate.json", pretraining_dir="/patches", **OF_PRETRAINING, maximum_rejected_share=0.5)(
-        "pretraining"
-    )
+    shares = {"maximum_rejected_share": 0.5, "maximum_blank_share": 0.6}
+    made = content("evaluate.json", pretraining_dir="/patches", **OF_PRETRAINING, **shares)("pretraining")
     assert (made.patch_size, str(made.cache_dir), made.normalise_stain, made.cache_gigabytes) == (
         48,
         "elsewhere",
         True,
         1,
     )
-    assert made.maximum_rejected_share == 0.5
+    assert (made.maximum_rejected_share, made.maximum_blank_share) == (0.5, 0.6)
 
 
 def test_where_a_selection_has_its_pool_can_be_said(content):

@@ -8,6 +8,7 @@ import shutil
 import zipfile
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -513,3 +514,57 @@ def test_a_judge_does_not_learn_from_what_the_pretraining_saw(patches):
     made = patches(labels_per_class=3, run="seen", pretraining_hashes=lambda: {seen})
     judging = {*made.part("judge_training").sha256, *made.part("judge_validation").sha256}
     assert judging == set(unused.sha256) - {seen}
+
+
+def test_a_split_from_macos_is_found_elsewhere(tmp_path):
+    """Names that a Mac hands out decomposed, in folders, in the split, and for the class."""
+    composed, decomposed = "Dr\u00fcse", "Dru\u0308se"
+    splits = []
+    for system, name in (("linux", composed), ("macos", decomposed)):
+        for number in range(4):
+            save(tmp_path / system / name / f"{name}{number}.png", number)
+            save(tmp_path / system / "TUM" / f"{number}.png", 10 + number)
+        run = tmp_path / f"run_{system}"
+        made = LabelledPatches(tmp_path / system, None, SIDE, tmp_path / "cache", run / "split.csv").prepare()
+        assert made.classes == [composed, "TUM"] and made.part("train").prepare().read(0)["image"].shape[1] == SIDE
+        splits.append((run / "split.csv").read_text(encoding="utf-8"))
+    assert splits[0] == splits[1] and composed in splits[0]
+    settings = {"split_file": tmp_path / "run_macos" / "split.csv", "parts": ("train", "validation")}
+    moved = LabelledPatches(
+        tmp_path / "linux", None, SIDE, tmp_path / "cache", tmp_path / "x" / "split.csv", **settings
+    )
+    assert len(moved.prepare().rows) == 8
+
+
+def test_a_folder_as_of_pcam_is_dataset_and_test_set(tmp_path):
+    """Images, labels and masks in files of their own, training and test set beside each other."""
+    (tmp_path / "pcam").mkdir()
+    for part, first in (("train", 0), ("test", 100)):
+        images = np.stack([picture(first + number) for number in range(8)])
+        labels = (np.arange(8) % 2).reshape(-1, 1, 1, 1)
+        for kind, array in {"x": images, "y": labels, "mask": images[..., :1]}.items():
+            with h5py.File(tmp_path / "pcam" / f"split_{part}_{kind}.h5", "w") as file:
+                file[kind] = array
+    folder, run = tmp_path / "pcam", tmp_path / "run" / "split.csv"
+    made = LabelledPatches(folder, folder, SIDE, tmp_path / "cache", run, class_names="normal,tumour").prepare()
+    assert made.classes == ["normal", "tumour"] and totals(made) == {
+        "train": 6,
+        "validation": 2,
+        "unused": 0,
+        "test": 8,
+    }
+    assert all(row.file.startswith(f"split_{'test' if row.part == 'test' else 'train'}_x.h5#x/") for row in made.rows)
+    row = made.parts["test"][0]
+    np.testing.assert_array_equal(made.image(row).permute(1, 2, 0), picture(100 + int(row.file.rpartition("/")[2])))
+
+
+def test_the_level_of_the_class_is_said_and_chosen(tmp_path, caplog):
+    for number in range(8):
+        save(tmp_path / "data" / f"patient{number % 2}" / ("TUM", "ADI")[number // 4] / f"{number}.png", number)
+    sources = {"test_dir": None, "patch_size": SIDE, "cache_dir": tmp_path / "cache"}
+    first = LabelledPatches(tmp_path / "data", split_path=tmp_path / "1" / "split.csv", **sources)
+    with caplog.at_level(logging.INFO):
+        assert first.prepare().classes == ["patient0", "patient1"]
+    assert "dataset: the classes are the folders of level 1 (patient0, patient1); --class_level 2 takes" in caplog.text
+    chosen = LabelledPatches(tmp_path / "data", split_path=tmp_path / "2" / "split.csv", class_level=-1, **sources)
+    assert chosen.prepare().classes == ["ADI", "TUM"] and "the classes are" not in chosen.summary()

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from bundle.data.marks import read_marks
-from bundle.data.pictures import save_grid, tile, to_uint8
+from bundle.data.pictures import save_grid, save_labelled_grid, tile, to_uint8
 
 
 def test_colours_by_hand():
@@ -29,3 +29,11 @@ def test_only_generated_pictures_are_marked(tmp_path):
     assert read_marks(tmp_path / "made.png")["Model"] == "diffusion.pt"
     plain, made = (np.array(Image.open(tmp_path / name)) for name in ("deep/plain.png", "made.png"))
     assert (plain == made).all() and (plain[0, 0] == to_uint8(images)[0, 0, 0]).all()
+
+
+def test_titles_of_other_alphabets_are_drawn(tmp_path):
+    drawn = []
+    for name in ("Drüse", "опухоль", "опухолЪ"):  # by a font without them, the last two would be the same boxes
+        save_labelled_grid(tmp_path / "grid.png", np.zeros((1, 32, 32, 3), np.uint8), [name], ["1"], {"Model": "m"})
+        drawn.append(np.array(Image.open(tmp_path / "grid.png")).tobytes())
+    assert len(set(drawn)) == 3

@@ -307,12 +307,17 @@ def test_which_arrays_are_images(tmp_path):
     masks = np.zeros((3, 9, 12), np.int32)
     np.savez(tmp_path / "named.npz", images=STACK, masks=masks)
     np.savez(tmp_path / "unnamed.npz", x=STACK)
-    np.savez(tmp_path / "labels.npz", y=np.zeros((3, 1)), one=np.zeros((9, 12, 3)), flags=np.zeros((3, 9, 12), bool))
+    np.savez(tmp_path / "few.npz", y=np.zeros((3, 1)), small=np.zeros((9, 7, 3)), flags=np.zeros((3, 9, 12), bool))
     listing = list_source(tmp_path)
     assert [file for file, _, _ in listing.items] == [f"named.npz#images/{n}" for n in range(3)] + [
         f"unnamed.npz#x/{n}" for n in range(3)
     ]
-    assert listing.ignored == {".npz without images": 1}
+    assert listing.ignored == {
+        "(masks or labels)": 3,
+        "array float64 [3, 1]": 1,
+        "array float64 [9, 7, 3]": 1,
+        "array bool [3, 9, 12]": 1,
+    }
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.uint8, np.int64])
@@ -336,10 +341,18 @@ def test_hdf5(tmp_path):
 
 def test_zip_is_read_in_place(tmp_path):
     with zipfile.ZipFile(tmp_path / "tiles.zip", "w") as archive:
-        for name in ("slide/b.png", "a.png", "readme.txt", "__MACOSX/a.png", "slide/.x.png"):
+        for name in (
+            "slide/b.png",
+            "a.png",
+            "readme.txt",
+            "__MACOSX/a.png",
+            "slide/.x.png",
+            "slide/@eaDir/b.png/S.jpg",
+        ):
             archive.writestr(name, encoded(RGB, "PNG"))
         archive.writestr("torn.png", encoded(RGB, "PNG")[:60])
     assert files(tmp_path) == ["tiles.zip#a.png", "tiles.zip#slide/b.png", "tiles.zip#torn.png"]
+    assert list_source(tmp_path).ignored == {".txt in a .zip": 1, "(made by a system)": 2, "(hidden)": 1}
     np.testing.assert_array_equal(read_rgb(tmp_path, "tiles.zip#slide/b.png"), RGB)
     with pytest.raises(UnreadableImage, match="tiles.zip#torn.png"):
         read_rgb(tmp_path, "tiles.zip#torn.png")
@@ -368,10 +381,10 @@ def test_an_encrypted_zip_member_is_refused(tmp_path):
 
 
 def test_a_member_too_large_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
-    monkeypatch.setattr("bundle.data.archives.LARGEST_MEMBER", 10)
+    monkeypatch.setattr("bundle.data.limits.LARGEST_IMAGE", 10)
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w") as archive:
         archive.writestr("a.png", encoded(RGB, "PNG"))
-    with pytest.raises(UnreadableImage, match="unpacks to"):
+    with pytest.raises(UnreadableImage, match="unpacks to .* cut it into patches"):
         read_rgb(tmp_path, "bomb.zip#a.png")
 
 
@@ -386,7 +399,7 @@ class Trap:
 def test_pickled_arrays_are_never_loaded(tmp_path):
     np.save(tmp_path / "trap.npy", np.array([Trap(tmp_path / "sprung")], object), allow_pickle=True)
     np.savez(tmp_path / "trap.npz", images=np.array([Trap(tmp_path / "sprung")], object))
-    assert list_source_ignored(tmp_path) == {".npy without images": 1, ".npz without images": 1}
+    assert list_source_ignored(tmp_path) == {"array object [1]": 2}
     for file in ("trap.npy#0", "trap.npz#images/0"):
         with pytest.raises(UnreadableImage, match="trap"):
             read_rgb(tmp_path, file)
@@ -416,7 +429,10 @@ def test_values_out_of_range_are_errors_and_not_guessed(tmp_path):
             read_rgb(tmp_path, f"a.npy#{index}")
     assert read_rgb(tmp_path, "a.npy#4").max() == 255  # in [0, 1]
     assert read_rgb(tmp_path, "a.npy#5")[0, :2, 0].tolist() == [2, 254]  # in [0, 255], rounded to even
-    assert read_rgb(tmp_path, "a.npy#6").max() == 2  # just above one, so in [0, 255]
+    assert read_rgb(tmp_path, "a.npy#6").max() == 255  # just above one, so in [0, 1], and clipped
+    assert read_rgb(tmp_path, "a.npy#6", unit=False).max() == 2  # where the set lies in [0, 255]
+    with pytest.raises(UnreadableImage, match=r"#5: its float64 values span \[0.0, 254.5\], and \[0, 1\] in most"):
+        read_rgb(tmp_path, "a.npy#5", unit=True)
     np.save(tmp_path / "b.npy", np.full((1, 9, 12), 1000, np.int32))
     with pytest.raises(UnreadableImage, match="int32 values span"):
         read_rgb(tmp_path, "b.npy#0")

@@ -15,7 +15,7 @@ from filelock import FileLock
 from PIL import Image
 
 import bundle.data.store as store_module
-from bundle.data.sources import read_rgb
+from bundle.data.sources import read_image, read_rgb
 from bundle.data.stain import macenko_normalise
 from bundle.data.store import PatchStore
 
@@ -38,11 +38,11 @@ def decoded(monkeypatch) -> list[str]:
     """The files decoded by any store from here on."""
     names: list[str] = []
 
-    def read(root, file):
+    def read(root, file, *unit):
         names.append(file)
-        return read_rgb(root, file)
+        return read_image(root, file, *unit)
 
-    monkeypatch.setattr(store_module, "read_rgb", read)
+    monkeypatch.setattr(store_module, "read_image", read)
     return names
 
 
@@ -99,7 +99,7 @@ def test_the_hash_knows_the_shape(tmp_path):
     for name, rgb in (("a.png", flat), ("b.png", flat.reshape(8, 32, 3))):
         (tmp_path / "a").mkdir(exist_ok=True)
         Image.fromarray(rgb).save(tmp_path / "a" / name)
-    store = prepare(tmp_path / "a", tmp_path / "cache")
+    store = prepare(tmp_path / "a", tmp_path / "cache", maximum_blank_share=1)
     assert store.sha256[0] != store.sha256[1]
     assert store.sizes.tolist() == [[32, 8], [8, 32]]
 
@@ -146,6 +146,16 @@ def test_the_summary_tells_what_was_found(tmp_path):
         f"rejected: 1 of 8 (12.50%), listed in {tmp_path / 'cache/rejected.csv'}",
     ):
         assert expected in text
+
+
+def test_what_cannot_be_examined_is_listed_and_ends_nothing(tmp_path):
+    write_patches(tmp_path / "a", ["x.png"])
+    (tmp_path / "a/loop").symlink_to(tmp_path / "a/loop")
+    store = prepare(tmp_path / "a", tmp_path / "cache", maximum_rejected_share=0)
+    assert len(store) == 1 and not store.rejected
+    assert "ignored 1 that cannot be examined, the first loop: OSError: Too many levels" in store.summary()
+    with open(store.rejected_file, newline="") as stream:
+        assert [row["file"] for row in csv.DictReader(stream)] == ["loop"]
 
 
 def test_stain_normalisation_is_done_at_full_size(tmp_path):
@@ -211,18 +221,18 @@ def test_another_setting_or_source_never_meets_a_stale_cache(tiles, tmp_path, de
 @pytest.mark.parametrize("cache_gigabytes", [16.0, 0])
 def test_an_interrupted_start_goes_on_where_it_was(tiles, tmp_path, monkeypatch, decoded, cache_gigabytes):
     monkeypatch.setattr(store_module, "CHUNK_PATCHES", 4)
-    read = store_module.read_rgb
+    read = store_module.read_image
 
-    def interrupted(root, file):
+    def interrupted(root, file, *unit):
         if len(decoded) >= 9:  # in the third chunk
             raise KeyboardInterrupt
-        return read(root, file)
+        return read(root, file, *unit)
 
-    monkeypatch.setattr(store_module, "read_rgb", interrupted)
+    monkeypatch.setattr(store_module, "read_image", interrupted)
     with pytest.raises(KeyboardInterrupt):
         prepare(tiles, tmp_path / "cache", workers=1, cache_gigabytes=cache_gigabytes)
     decoded.clear()
-    monkeypatch.setattr(store_module, "read_rgb", read)
+    monkeypatch.setattr(store_module, "read_image", read)
     store = prepare(tiles, tmp_path / "cache", workers=1, cache_gigabytes=cache_gigabytes)
     assert decoded == store.files[8:]
     for index, file in enumerate(store.files):

@@ -107,6 +107,12 @@ FLAGS = [
     ("validation_slides", ["slide_01"], lambda w: w("patches").validation_slides == ["slide_01"]),
     ("validation_share", 0.2, lambda w: w("patches").validation_share == 0.2),
     ("maximum_rejected_share", 0.5, lambda w: w("patches").store_arguments["maximum_rejected_share"] == 0.5),
+    ("maximum_blank_share", 0.5, lambda w: w("patches").store_arguments["maximum_blank_share"] == 0.5),
+    (
+        "output_dir",
+        "elsewhere",
+        lambda w: str(w("patches").store_arguments["blank_picture"]) == "elsewhere/pictures/blank_patches.png",
+    ),
     ("cache_gigabytes", 1, lambda w: w("patches").store_arguments["cache_gigabytes"] == 1),
     ("normalise_stain", True, lambda w: w("patches").store_arguments["normalise_stain"] is True),
     ("stain_augmentation", 0.5, lambda w: w("train#preprocessing").transforms[0].prob == 0.5),

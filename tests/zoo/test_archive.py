@@ -106,6 +106,22 @@ def test_a_damaged_or_encrypted_member_is_refused(tmp_path):
         assert not list(target.iterdir())
 
 
+def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path):
+    bomb, target = tmp_path / "bomb.zip", tmp_path / "target"
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as opened:
+        opened.writestr("name/zeros", bytes(10**6))
+    with pytest.raises(ValueError, match="bomb.zip of .* unpacks to 1000000: .* more than --largest_ratio 100"):
+        unpack(bomb, target)
+    with pytest.raises(ValueError, match="0.001 is more than --largest_gigabytes 0.0005.*raise --largest_gigabytes"):
+        unpack(bomb, target, largest_gigabytes=0.0005)
+    assert not target.exists()
+    assert (unpack(bomb, target, largest_ratio=2000) / "zeros").stat().st_size == 10**6
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_BZIP2) as opened:
+        opened.writestr("name/zeros", bytes(10**4))
+    with pytest.raises(ValueError, match="name/zeros is packed by another method than deflate"):
+        unpack(bomb, tmp_path / "other")
+
+
 def test_the_bytes_depend_on_no_version_of_zlib_and_large_files_are_taken(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 5)  # in place of 2 GB
     path = write_zip(folder, tmp_path / "large.zip")

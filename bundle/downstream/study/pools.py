@@ -158,8 +158,8 @@ class StudyPools:
         folder = self.folder / "from_scratch"
         places = {"dataset_dir": str(self.write_training_images(folder / "images"))}
         places |= {"output_dir": str(folder / "pretrain")}
-        size = {"patch_size": self.data["patch_size"]}
-        run_config("pretrain.json", **{**self.machine, **size, **self.chain["from_scratch"], **places})
+        read = {name: self.data[name] for name in ("patch_size", "maximum_blank_share") if name in self.data}
+        run_config("pretrain.json", **{**self.machine, **read, **self.chain["from_scratch"], **places})
         seen = {"pretrained_dir": str(folder / "pretrain"), "labelled#pretraining_overlap": "allow"}
         self.adapt(folder / "adapt", **seen, split_file=str(self.split_file))
         return folder / "adapt"

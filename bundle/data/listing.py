@@ -1,0 +1,38 @@
+"""What was found in a source, and what was passed over."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from bundle.data.array_layouts import LAYOUTS
+
+Item = tuple[str, int, int]  # file, bytes, time in ns, as of `bundle.data.sources.find_items`
+
+
+@dataclass
+class Listing:
+    """What a source holds: `items` sorted by name, the number of ignored files by kind, and (name, reason) of
+    what could not be examined, such as a folder without permission or a link to itself."""
+
+    items: list[Item] = field(default_factory=list)
+    ignored: Counter = field(default_factory=Counter)
+    unexamined: list[tuple[str, str]] = field(default_factory=list)
+
+    @contextmanager
+    def examining(self, name: str) -> Iterator[None]:
+        """Notes what the system says instead of raising it."""
+        try:
+            yield
+        except OSError as error:
+            self.unexamined.append((name, f"{type(error).__name__}: {error.strerror}"))
+
+    def passed_over(self) -> str:
+        """For people: what is not among the items; empty where all is."""
+        parts = [f"{count} {kind}" for kind, count in sorted(self.ignored.items())]
+        if self.unexamined:
+            parts.append(f"{len(self.unexamined)} that cannot be examined, the first {': '.join(self.unexamined[0])}")
+        layouts = f"; of arrays, {LAYOUTS} are read" if any(kind.startswith("array ") for kind in self.ignored) else ""
+        return ", ".join(parts) + layouts

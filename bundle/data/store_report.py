@@ -1,0 +1,79 @@
+"""What a prepared PatchStore says of what it found, and the refusal of patches that hardly can be tissue."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bundle.data.cache import NOT_CACHED
+from bundle.data.looks import SHOWN, describe_looks, show_blank
+
+
+def summarise(store: Any) -> str:
+    """What a prepared PatchStore found, for people, in several lines."""
+    patches, total = len(store), len(store) + len(store.rejected)
+    groups = len(set(zip(store.source_of.tolist(), store.groups)))
+    lines = [f"{patches} patches from {len(store.sources)} source(s), {groups} group(s)"]
+    for number, source in enumerate(store.sources):
+        chosen = np.flatnonzero(store.source_of == number)
+        groups = len({store.groups[index] for index in chosen})
+        ignored = store.passed_over[source]
+        lines.append(
+            f"  {source}: {len(chosen)} patches, weight {store.weights[number]:.3f}, {groups} group(s)"
+            + f", ignored {ignored}" * bool(ignored)
+        )
+    sizes = Counter(map(tuple, store.sizes.tolist()))
+    (height, width), count = max(sizes.items(), key=lambda size: (size[1], size[0]))
+    smallest, largest = store.sizes.min(axis=0), store.sizes.max(axis=0)
+    lines.append(
+        f"sizes (height x width): {height} x {width} in {count} of {patches}; heights {smallest[0]} to "
+        f"{largest[0]}, widths {smallest[1]} to {largest[1]}; resized to {store.patch_size} x {store.patch_size}"
+    )
+    enlarged = int((store.sizes.min(axis=1) < store.patch_size).sum())
+    if enlarged:
+        lines.append(f"smaller than the patch size, and so enlarged: {enlarged}")
+    lines.append(f"rejected: {len(store.rejected)} of {total} ({len(store.rejected) / total:.2%})")
+    if store.rejected:
+        lines[-1] += f", listed in {store.rejected_file}"
+    lines.append(f"duplicates (the same pixels as another patch): {patches - len(set(store.sha256))}")
+    lines.append(f"hardly tissue: {describe_looks(store.looks) or 'none'}")
+    lines[-1] += f", shown in {store.blank_picture}" if store.looks.any() else ""
+    records = [store.caches[store.sources[number]].records[file] for number, file in zip(store.source_of, store.files)]
+    clipped = sum(bool(record.unit) and record.peak > 1 for record in records)
+    lines += [f"floats in [0, 1] that went above 1, clipped: {clipped}"] if clipped else []
+    cached = sum(record.chunk != NOT_CACHED for record in records)
+    if cached == patches:
+        lines.append(f"pixels: {patches * store.patch_bytes / 1e6:.1f} MB kept in {store.cache_dir}")
+    else:
+        lines.append(
+            f"pixels: {total * store.patch_bytes / 1e9:.3g} GB is above cache_gigabytes = {store.cache_gigabytes}, "
+            f"so {patches - cached} patches are decoded at each use"
+        )
+    lines.append(
+        f"stain normalisation: {'Macenko' if store.normalise_stain else 'none'}; fingerprint {store.fingerprint}"
+    )
+    return "\n".join(lines)
+
+
+def require_tissue(store: Any) -> None:
+    """Shows some of the patches of a prepared PatchStore that are hardly tissue.
+
+    Raises:
+        ValueError: they are more than `maximum_blank_share`.
+    """
+    blank = np.flatnonzero(store.looks)
+    if not len(blank):
+        return
+    shown = blank[np.linspace(0, len(blank) - 1, min(len(blank), SHOWN)).round().astype(int)]
+    show_blank(store.blank_picture, [store.image(index) for index in shown])
+    if len(blank) > store.maximum_blank_share * len(store):
+        first = Path(store.sources[store.source_of[blank[0]]]) / store.files[blank[0]]
+        raise ValueError(
+            f"{len(blank)} of {len(store)} patches are hardly tissue ({describe_looks(store.looks)}), such as {first}, "
+            f"more than maximum_blank_share = {store.maximum_blank_share}; {store.blank_picture} shows {len(shown)} of "
+            "them. If they are tissue, their files are not read as they were meant: save them as 8-bit RGB. If they "
+            "are not, remove them, or raise --maximum_blank_share"
+        )
