@@ -25,6 +25,7 @@ from bundle.data.stain import macenko_normalise
 from bundle.data.store_report import require_tissue, summarise
 from bundle.data.transforms import resize_patch
 from bundle.runs.context import RunContext
+from bundle.runs.opening import OpenedOnUse
 from bundle.runs.tables import write_rows
 from bundle.runs.workflow import by_name
 
@@ -35,8 +36,8 @@ CHUNK_PATCHES = 1024  # written at a time: what an interruption can lose
 CHUNK_BYTES = 64 * 2**20
 
 
-class PatchStore:
-    """The patches of one or several sources as uint8 RGB of one size. Does nothing until :meth:`prepare`.
+class PatchStore(OpenedOnUse):
+    """The patches of one or several sources as uint8 RGB of one size.
 
     Args:
         dataset_dir: anything :func:`bundle.data.sources.parse_sources` takes.
@@ -44,15 +45,15 @@ class PatchStore:
         cache_dir: folder for the index, the resized pixels and the list of rejected files. May be shared: each source
             has a folder of its own there for each patch size and choice of stain normalisation.
         normalise_stain: whether to normalise the stain of each full-size image (Macenko) before it is resized.
-        maximum_rejected_share: share of unreadable files, in [0, 1], above which :meth:`prepare` raises.
+        maximum_rejected_share: share of unreadable files, in [0, 1], above which :meth:`open` raises.
         cache_gigabytes: the resized pixels are kept on disk if they fit in this many 10^9 bytes; otherwise images are
             decoded each time they are asked for.
         workers: decoding threads; None for one per core.
         maximum_blank_share: share of patches that are nearly black, nearly white, of one colour or grey, in [0, 1],
-            above which :meth:`prepare` raises.
+            above which :meth:`open` raises.
         blank_picture: the file that shows sixteen of these; None for `blank_patches.png` in the cache.
 
-    Attributes (after :meth:`prepare`, in the order of the sources, then of the file names):
+    Attributes, in the order of the sources, then of the file names:
         files: names within their source; sources: the sources themselves; source_of: int array [patches], which.
         groups: the slide of each patch, for splits: the first folder under the source; for an image in an archive
             that lies at the top, the archive with its first folder or array (`tiles.zip#slide`); '' where there is no
@@ -66,6 +67,11 @@ class PatchStore:
         fingerprint: sha256 of the sorted pixel hashes, the patch size and the choice of stain normalisation: the same
             for the same images wherever they lie and whatever they are called.
     """
+
+    opened = (
+        "files", "sources", "source_of", "groups", "sha256", "sizes", "looks", "weights", "weighted", "rejected",
+        "caches", "passed_over", "fingerprint",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -88,13 +94,12 @@ class PatchStore:
         self.workers = workers
         self.maximum_blank_share = maximum_blank_share
         self.blank_picture = Path(blank_picture or self.cache_dir / "blank_patches.png").expanduser()
-        self.files: list[str] | None = None
 
-    def prepare(self, progress: bool = True) -> PatchStore:
-        """List the sources, decode and verify what is new or changed, write the cache; returns the store itself.
+    def open(self) -> None:
+        """Lists the sources, decodes and verifies what is new or changed, and writes the cache.
 
-        Safe to call again, and from several processes: the others wait for the first. Interrupted, the next call
-        goes on after the last chunk written.
+        Several processes may do so at once: the others wait for the first. Interrupted, the next goes on after the last
+        chunk written.
 
         Raises:
             FileNotFoundError, ValueError: a bad source or setting; too many files rejected or patches blank; none left.
@@ -120,31 +125,27 @@ class PatchStore:
                 error.errno, f"cache_dir {str(self.cache_dir)!r} cannot be written: {error}. Give another --cache_dir"
             ) from error
         try:
-            self._update(listings, caches, cached, progress)
+            self._update(listings, caches, cached)
             self._list_rejected(listings, caches)
         finally:
             lock.release()
         self._collect(sources, listings, caches)
         require_tissue(self)
-        return self
 
     @property
     def rejected_file(self) -> Path:
-        """The list of rejected files and of what could not be examined, with columns source, file, reason; written by
-        :meth:`prepare`."""
+        """The list of rejected files and of what could not be examined, with columns source, file, reason."""
         return self.cache_dir / "rejected.csv"
 
     def __len__(self) -> int:
-        self._check_prepared()
         return len(self.files)
 
     def image(self, index: int) -> torch.Tensor:
         """uint8 [3, patch_size, patch_size], RGB; from the cache, or decoded now.
 
         Raises:
-            UnreadableImage: not cached, and the file has gone or changed for the worse since :meth:`prepare`.
+            UnreadableImage: not cached, and the file has gone or changed for the worse since.
         """
-        self._check_prepared()
         source, file = self.sources[self.source_of[index]], self.files[index]
         pixels = self.caches[source].pixels(file)
         if pixels is None:
@@ -155,7 +156,6 @@ class PatchStore:
 
     def summary(self) -> str:
         """What was found, for people, in several lines."""
-        self._check_prepared()
         return summarise(self)
 
     @property
@@ -179,17 +179,11 @@ class PatchStore:
                 needed += f" to {highest}" if highest < np.inf else " up"
                 raise ValueError(f"--{name} is {value!r}; it must be {needed}")
 
-    def _check_prepared(self) -> None:
-        if self.files is None:
-            raise RuntimeError("this PatchStore has not been prepared. Call prepare() first")
-
     def _folder(self, source: str) -> Path:
         key = f"{VERSION}\0{os.path.abspath(source)}\0{self.patch_size}\0{bool(self.normalise_stain)}"
         return self.cache_dir / hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:16]
 
-    def _update(
-        self, listings: dict[str, Listing], caches: dict[str, SourceCache], cached: bool, progress: bool
-    ) -> None:
+    def _update(self, listings: dict[str, Listing], caches: dict[str, SourceCache], cached: bool) -> None:
         """Examine what is new or changed and complete the caches; break off once too many are known to be bad."""
         waiting: dict[str, list[Item]] = {}
         rejected = 0
@@ -205,7 +199,7 @@ class PatchStore:
         rows = max(1, min(CHUNK_PATCHES, CHUNK_BYTES // self.patch_bytes)) if cached else CHUNK_PATCHES
         with (
             ThreadPoolExecutor(self.workers or os.cpu_count() or 1) as threads,
-            tqdm(total=count, desc="reading patches", unit="patch", disable=not (progress and count)) as bar,
+            tqdm(total=count, desc="reading patches", unit="patch", disable=not count) as bar,
         ):
             for source, items, unit in reading_order(waiting, listings, caches):
                 examine = partial(_examine, source, self.patch_size, self.normalise_stain, cached, unit)

@@ -23,11 +23,15 @@ class OpenedOnUse:
     def prepare(self: Self) -> Self:
         """Opens it now, once: for whoever wants its errors before other work begins, or its files to be there."""
         if any(name not in self.__dict__ for name in self.opened):
-            self.open()
+            try:
+                self.open()
+            except BaseException:  # what was refused is not open
+                for name in self.opened:
+                    self.__dict__.pop(name, None)
+                raise
         return self
 
     def __getattr__(self, name: str) -> Any:  # only called for what is not there
         if name in type(self).opened:
-            self.open()
-            return self.__dict__[name]
+            return self.prepare().__dict__[name]
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")

@@ -19,7 +19,7 @@ TILES = [generate_patch(CLASSES[number % 9], 0, number, SIDE) for number in rang
 
 
 def prepare(root, tmp_path, **settings) -> PatchStore:
-    return PatchStore(root, SIDE, tmp_path / "cache", **settings).prepare(progress=False)
+    return PatchStore(root, SIDE, tmp_path / "cache", **settings).prepare()
 
 
 def assert_tiles(store, tiles, atol=0):

@@ -53,7 +53,7 @@ def tiles(tmp_path) -> Path:
 
 
 def prepare(root: object, cache: Path, size: int = SIDE, **settings) -> PatchStore:
-    return PatchStore(root, size, cache, **settings).prepare(progress=False)
+    return PatchStore(root, size, cache, **settings).prepare()
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -63,11 +63,11 @@ def content(folder: Path) -> dict[str, bytes]:
 # What a prepared store holds
 
 
-def test_nothing_happens_before_prepare(tiles, tmp_path):
+def test_nothing_happens_before_it_is_used(tmp_path):
     store = PatchStore(tmp_path / "absent", SIDE, tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
     for use in (lambda: len(store), lambda: store.image(0), store.summary):
-        with pytest.raises(RuntimeError, match="prepare"):
+        with pytest.raises(FileNotFoundError, match="there is no folder or archive"):
             use()
 
 
@@ -186,7 +186,7 @@ def test_a_second_start_decodes_and_writes_nothing(tiles, tmp_path, decoded):
     assert (second.files, second.sha256, second.fingerprint) == (first.files, first.sha256, first.fingerprint)
     for index in range(len(first)):
         assert torch.equal(first.image(index), second.image(index))
-    assert first.prepare(progress=False) is first and decoded == []
+    assert first.prepare() is first and decoded == []
 
 
 def test_only_what_changed_is_decoded(tiles, tmp_path, decoded):
