@@ -526,7 +526,7 @@ def test_a_split_from_macos_is_found_elsewhere(tmp_path):
             save(tmp_path / system / "TUM" / f"{number}.png", 10 + number)
         run = tmp_path / f"run_{system}"
         made = LabelledPatches(tmp_path / system, None, SIDE, tmp_path / "cache", run / "split.csv").prepare()
-        assert made.classes == [composed, "TUM"] and made.part("train").prepare().read(0)["image"].shape[1] == SIDE
+        assert made.classes == [composed, "TUM"] and made.part("train").read(0)["image"].shape[1] == SIDE
         splits.append((run / "split.csv").read_text(encoding="utf-8"))
     assert splits[0] == splits[1] and composed in splits[0]
     settings = {"split_file": tmp_path / "run_macos" / "split.csv", "parts": ("train", "validation")}

@@ -171,7 +171,7 @@ CHANGED = {
     "output_dir": "study",
     "cache_dir": "cache",
     "patch_size": 128,
-    "device": "cuda",
+    "device": "meta",
     "precision": "bf16",
     "rows": "real",
     "pools": {"gan": "runs/gan"},
@@ -195,6 +195,7 @@ CHANGED = {
 }
 BELOW = {
     "study#data#class_names": "ADI,TUM",
+    "study#data#class_level": -1,
     "study#data#maximum_rejected_share": 0.5,
     "study#data#generated_per_class": 7,
     "study#data#generated_slide": 9,
