@@ -141,7 +141,7 @@ class ArrayUnpickler(pickle.Unpickler):
 
 
 def get(name: str, folder: Path, file: Path | None = None) -> Path:
-    """Writes weights as `<name>.safetensors`, which is left as it is where it holds them already.
+    """Writes weights as `<name>.safetensors`.
 
     Args:
         name: one of `SOURCES`.
@@ -152,9 +152,6 @@ def get(name: str, folder: Path, file: Path | None = None) -> Path:
         OSError, ValueError: nothing could be fetched, or it holds other weights. Nothing is written.
     """
     path = folder / f"{name}.safetensors"
-    if path.is_file() and fingerprint(read_weights(path)) == SOURCES[name].tensors:
-        print(f"{path} is there already")
-        return path
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".get_weights_", dir=folder) as temporary:
         file = file or fetch(name, Path(temporary))
@@ -176,7 +173,7 @@ def fetch(name: str, folder: Path) -> Path:
         path = folder / source.url.rsplit("/", 1)[1]
         print(f"fetching {source.url}")
         try:
-            torch.hub.download_url_to_file(source.url, str(path), path.stem.rsplit("-", 1)[1], progress=False)
+            torch.hub.download_url_to_file(source.url, str(path), path.stem.rsplit("-", 1)[1])
             return path
         # No network, a file of another SHA-256, or a line that broke.
         except (OSError, RuntimeError, http.client.HTTPException) as error:

@@ -37,8 +37,8 @@ class Trunk:
     file: str
     tensors: str
 
-    def is_file(self, sha256: str) -> bool:
-        """Whether this is the SHA-256 of torchvision's file, which stands for itself whatever `tensors` says."""
+    def is_torchvisions(self, sha256: str) -> bool:
+        """Whether a file of this SHA-256 is torchvision's own, which stands for itself whatever `tensors` says."""
         return sha256.startswith(self.file.removesuffix(".pth").rsplit("-", 1)[1])
 
 
@@ -89,8 +89,8 @@ class PerceptualDistance(nn.Module):
 
         Raises:
             FileNotFoundError: they are not to be found; says which flag supplies them.
-            ValueError: another file than the SHA-256 says, a TorchScript file without one, a trunk that LPIPS has not, a
-                network that timm has not, or weights that are none or of another network.
+            ValueError: another file than the SHA-256 says, a TorchScript file without one, a trunk that LPIPS has not,
+                a network that timm has not, or weights that are none or of another network.
         """
         if self.features is not None:
             return self
@@ -98,8 +98,8 @@ class PerceptualDistance(nn.Module):
             raise ValueError(f"--perceptual_trunk is {self.trunk!r}; it must be one of {', '.join(TRUNKS)}")
         if self.network != "lpips" and self.trunk != "vgg16":
             raise ValueError(
-                f"--perceptual_trunk {self.trunk} is of --perceptual_network lpips, and that is {self.network!r}: leave "
-                "one of the two out"
+                f"--perceptual_trunk {self.trunk} is of --perceptual_network lpips, and that is {self.network!r}: "
+                "leave one of the two out"
             )
         if self.network == "random":
             self.features = RandomFeatures()
@@ -128,7 +128,7 @@ class PerceptualDistance(nn.Module):
             return self.network
         name = "lpips" if self.trunk == "vgg16" else f"lpips ({self.trunk})"
         trunk = TRUNKS[self.trunk]
-        published = self.features.tensors == trunk.tensors or trunk.is_file(self.sha256)
+        published = self.features.tensors == trunk.tensors or trunk.is_torchvisions(self.sha256)
         return name if published else f"{name} with other weights"
 
     def describe(self) -> dict[str, str | None]:
