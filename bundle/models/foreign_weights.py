@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
+from safetensors.torch import load_file
 
 
 def read_arguments(given: str, name: str, flag: str) -> dict[str, Any]:
@@ -78,7 +79,7 @@ def read_weights(path: Path, entry: str | None = None, flag: str = "") -> dict[s
     """A state dict from a file that holds it alone or under a name; a prefix of data-parallel training goes.
 
     Args:
-        path: the file.
+        path: the file; safetensors where it is named so, else one that torch wrote.
         entry: name of the state dict in the file; None where the file is one.
         flag: the flag that names the entry, for messages; "" where there is none.
 
@@ -89,7 +90,10 @@ def read_weights(path: Path, entry: str | None = None, flag: str = "") -> dict[s
     if not path.is_file():
         raise FileNotFoundError(f"there is no file of weights {path}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        if path.suffix == ".safetensors":
+            content = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(
             f"{path} can't be read as weights ({reason_of(error)}). It is damaged, or holds a whole pickled "

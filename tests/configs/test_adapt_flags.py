@@ -136,6 +136,7 @@ FLAGS = [
     ("decoder_steps", 9, lambda w: decoder(w).cool_down == 4),
     ("decoder#trainer#cool_down", 1, lambda w: decoder(w).cool_down == 1),
     ("perceptual_network", "resnet18", lambda w: decoder(w).loss.reconstruction.perceptual.network == "resnet18"),
+    ("perceptual_trunk", "alexnet", lambda w: decoder(w).loss.reconstruction.perceptual.trunk == "alexnet"),
     ("perceptual_weights", "w.pt", lambda w: decoder(w).loss.reconstruction.perceptual.weights == "w.pt"),
     ("perceptual_sha256", "ab", lambda w: decoder(w).loss.reconstruction.perceptual.given_sha256 == "ab"),
     ("latent_classifier_trunk", "encoder", lambda w: latent(w).architecture.func.__name__ == "EncoderClassifier"),

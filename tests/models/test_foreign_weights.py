@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from bundle.models.foreign_weights import read_arguments, read_weights
 
@@ -108,7 +109,10 @@ def test_weights_are_read_from_checkpoints_and_never_by_running_them(tmp_path):
         read_weights(tmp_path / "many.pth", "epoch", "--entry")
     torch.save(Opened(), tmp_path / "module.pth")
     (tmp_path / "torn.pth").write_bytes((tmp_path / "one.pth").read_bytes()[:100])
-    for name in ("module.pth", "torn.pth"):
+    save_file(weights, tmp_path / "one.safetensors")
+    assert torch.equal(read_weights(tmp_path / "one.safetensors")["a.weight"], torch.ones(2))
+    (tmp_path / "torn.safetensors").write_bytes((tmp_path / "one.safetensors").read_bytes()[:-4])
+    for name in ("module.pth", "torn.pth", "torn.safetensors"):
         with pytest.raises(ValueError, match=f"{name} can't be read as weights .*torch.save\\(module.state_dict"):
             read_weights(tmp_path / name, None, "--entry")
     with pytest.raises(FileNotFoundError, match="no file of weights"):

@@ -1,21 +1,36 @@
 """Perceptual distances: from local weights only, and meaning what they say."""
 
+from dataclasses import replace
+
 import lpips
 import pytest
 import torch
-from torchvision.models import vgg16
+from safetensors.torch import save_file
 
-from bundle.models.perceptual import PerceptualDistance
+from bundle.models import perceptual
+from bundle.models.perceptual import PerceptualDistance, trunk_shapes
 from bundle.runs.sums import file_sha256
 
 
 @pytest.fixture(scope="module")
-def vgg_file(tmp_path_factory):
-    """A VGG-16 state dict with seeded random weights, laid out as torchvision's file is."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "vgg.pth"
-    torch.save(vgg16(weights=None).features.state_dict(prefix="features."), path)
-    return path
+def trunk_files(tmp_path_factory):
+    """State dicts of both trunks with seeded random weights, named as torchvision names them."""
+    generator = torch.Generator().manual_seed(0)
+    folder = tmp_path_factory.mktemp("weights")
+    for trunk in ("vgg16", "alexnet"):
+        # Scaled so that activations neither vanish nor grow.
+        state = {
+            name: torch.randn(shape, generator=generator) * (2 / max(1, shape[1:].numel())) ** 0.5
+            for name, shape in trunk_shapes(trunk).items()
+        }
+        torch.save({**state, "classifier.6.bias": torch.zeros(1000)}, folder / f"{trunk}.pth")
+        save_file(state, folder / f"{trunk}.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def vgg_file(trunk_files):
+    return trunk_files / "vgg16.pth"
 
 
 def test_missing_lpips_weights_name_the_flag(tmp_path, monkeypatch):
@@ -26,10 +41,11 @@ def test_missing_lpips_weights_name_the_flag(tmp_path, monkeypatch):
         PerceptualDistance("lpips", tmp_path / "nothing.pth").load()
 
 
-def test_lpips_is_the_packages_own_with_our_backbone(vgg_file):
-    ours = PerceptualDistance("lpips", vgg_file)
-    theirs = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False).eval()
-    state = torch.load(vgg_file, weights_only=True)
+@pytest.mark.parametrize("trunk, net", [("vgg16", "vgg"), ("alexnet", "alex")])
+def test_lpips_is_the_packages_own_with_our_trunk(trunk_files, trunk, net):
+    ours = PerceptualDistance("lpips", trunk_files / f"{trunk}.safetensors", trunk=trunk)
+    theirs = lpips.LPIPS(net=net, pnet_rand=True, verbose=False).eval()
+    state = torch.load(trunk_files / f"{trunk}.pth", weights_only=True)
     for number in range(1, 6):
         part = getattr(theirs.net, f"slice{number}")
         part.load_state_dict({name: state[f"features.{name}"] for name in part.state_dict()})
@@ -38,11 +54,39 @@ def test_lpips_is_the_packages_own_with_our_backbone(vgg_file):
     assert ours(first, first).abs().max().item() == 0.0
 
 
-def test_another_networks_file_is_refused(tmp_path):
-    other = tmp_path / "other.pth"
-    torch.save({"features.0.weight": torch.zeros(1)}, other)
-    with pytest.raises(ValueError, match="not a torchvision VGG-16"):
-        PerceptualDistance("lpips", other).load()
+def test_each_trunk_has_its_own_file_in_the_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    for trunk, file in (("vgg16", "vgg16-397923af.pth"), ("alexnet", "alexnet-owt-7be5be79.pth")):
+        with pytest.raises(FileNotFoundError, match=f"{file}.*get_weights.py"):
+            PerceptualDistance("lpips", trunk=trunk).load()
+
+
+def test_weights_of_another_trunk_or_network_are_refused(trunk_files, tmp_path):
+    for trunk, other in (("vgg16", "alexnet"), ("alexnet", "vgg16")):
+        with pytest.raises(
+            ValueError, match=rf"{other}.pth holds the trunk {other}.*give --perceptual_trunk {other}.*lpips-{trunk}"
+        ):
+            PerceptualDistance("lpips", trunk_files / f"{other}.pth", trunk=trunk).load()
+    state = torch.load(trunk_files / "alexnet.pth", weights_only=True)
+    del state["features.10.weight"], state["features.10.bias"]
+    torch.save(state, tmp_path / "part.pth")
+    torch.save({"layer1.0.conv1.weight": torch.zeros(64, 64, 3, 3)}, tmp_path / "resnet.pth")
+    for file, trunk, said in (
+        ("part.pth", "alexnet", "2 of the 10 .* such as features.10.weight, features.10.bias"),
+        ("resnet.pth", "vgg16", "26 of the 26"),
+    ):
+        with pytest.raises(ValueError, match=f"{file} is not torchvision's {trunk}: {said}.*lpips-{trunk}") as caught:
+            PerceptualDistance("lpips", tmp_path / file, trunk=trunk).load()
+        assert "\n" not in str(caught.value)
+
+
+def test_a_trunk_that_means_nothing_is_refused():
+    with pytest.raises(ValueError, match="--perceptual_trunk is 'vgg19'; it must be one of vgg16, alexnet"):
+        PerceptualDistance("lpips", trunk="vgg19").load()
+    with pytest.raises(
+        ValueError, match="--perceptual_trunk alexnet is of --perceptual_network lpips, and that is 'ra"
+    ):
+        PerceptualDistance("random", trunk="alexnet").load()
 
 
 def test_random_features_are_the_same_everywhere_and_see_texture():
@@ -113,11 +157,23 @@ def test_a_network_of_the_hub_is_not_looked_for(tmp_path):
         PerceptualDistance("hf_hub:someone/else", tmp_path / "weights.pth").load()
 
 
-def test_only_the_published_weights_may_be_called_lpips(vgg_file):
-    distance = PerceptualDistance("lpips", vgg_file).load()
-    assert distance.name == "lpips with other weights" and len(distance.describe()["sha256"]) == 64
-    distance.sha256 = "397923af" + "0" * 56
-    assert distance.name == "lpips"
+@pytest.mark.parametrize("trunk, name", [("vgg16", "lpips"), ("alexnet", "lpips (alexnet)")])
+def test_only_the_published_weights_may_be_called_lpips(trunk_files, monkeypatch, trunk, name):
+    distance = PerceptualDistance("lpips", trunk_files / f"{trunk}.pth", trunk=trunk).load()
+    assert distance.name == f"{name} with other weights" and distance.describe()["trunk"] == trunk
+    with monkeypatch.context() as patch:
+        published = replace(perceptual.TRUNKS[trunk], tensors=distance.describe()["sha256"])
+        patch.setitem(perceptual.TRUNKS, trunk, published)
+        assert distance.name == name
+    distance.sha256 = perceptual.TRUNKS[trunk].file[-12:-4] + "0" * 56
+    assert distance.name == name, "torchvision's file stands for itself"
+
+
+def test_a_trunk_is_the_same_in_any_form_of_file(trunk_files):
+    made = [
+        PerceptualDistance("lpips", trunk_files / f"alexnet.{end}", trunk="alexnet") for end in ("pth", "safetensors")
+    ]
+    assert made[0].describe() == made[1].describe() and made[0].sha256 != made[1].sha256
 
 
 @pytest.mark.parametrize("name", ["resnet10t", "convnext_atto", "vit_tiny_patch16_224"])

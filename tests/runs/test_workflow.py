@@ -134,6 +134,7 @@ FLAGS = [
     ("latent_channels", 5, lambda w: w("diffusion_network").definition["in_channels"] == 5),
     ("norm_groups", 2, lambda w: w("diffusion_network").definition["norm_num_groups"] == 2),
     ("perceptual_network", "resnet18", lambda w: w("autoencoder_loss").perceptual.network == "resnet18"),
+    ("perceptual_trunk", "alexnet", lambda w: w("autoencoder_loss").perceptual.trunk == "alexnet"),
     ("perceptual_weights", "w.pt", lambda w: w("autoencoder_loss").perceptual.weights == "w.pt"),
     ("perceptual_sha256", "ab", lambda w: w("autoencoder_loss").perceptual.given_sha256 == "ab"),
     ("autoencoder_loss#adversarial_start", 77, lambda w: w("autoencoder_loss").adversarial_start == 77),
