@@ -37,7 +37,7 @@ CHUNK_BYTES = 64 * 2**20
 
 
 class PatchStore(OpenedOnUse):
-    """The patches of one or several sources as uint8 RGB of one size.
+    """The patches of one or several sources as uint8 RGB of one size, in the order of the sources, then of the names.
 
     Args:
         dataset_dir: anything :func:`bundle.data.sources.parse_sources` takes.
@@ -53,7 +53,7 @@ class PatchStore(OpenedOnUse):
             above which :meth:`open` raises.
         blank_picture: the file that shows sixteen of these; None for `blank_patches.png` in the cache.
 
-    Attributes, in the order of the sources, then of the file names:
+    Attributes:
         files: names within their source; sources: the sources themselves; source_of: int array [patches], which.
         groups: the slide of each patch, for splits: the first folder under the source; for an image in an archive
             that lies at the top, the archive with its first folder or array (`tiles.zip#slide`); '' where there is no
