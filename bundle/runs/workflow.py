@@ -128,7 +128,9 @@ def check_settings(parser: ConfigParser) -> None:
     if unread:
         hints = []
         for name in unread:
-            close = difflib.get_close_matches(name, [key for key in options if key not in unread], n=1)
+            below = [place for part in config for place, _ in values_below(config[part], part)]
+            close = [place for place in below if place.endswith(f"#{name}")]  # few change it, so it is no flag
+            close = close or difflib.get_close_matches(name, [key for key in options if key not in unread], n=1)
             hints.append(f"--{name}" + (f" (did you mean --{close[0]}?)" if close else ""))
         settings = sorted(
             {name for name, content in config.items() if name in known and is_setting(content)}.union(

@@ -174,6 +174,7 @@ def test_a_number_of_things_that_is_none_is_refused_at_once(workflow, tmp_path, 
     [
         ("ratios", "ratio"),
         ("selected_file", "selection_file"),
+        ("mixup_alpha", "train#trainer#mixup_alpha"),
         ("pretrained_dir", None),
         ("judge_steps", None),
         ("validation_share", None),
