@@ -1,3 +1,3 @@
 """HistoDiffusion as a MONAI bundle: synthetic augmentation for computational pathology."""
 
-HISTO = True  # by which configs tell this package from others that are called `bundle`
+histodiffusion = True  # what configs import: of another package called `bundle` the error names the file

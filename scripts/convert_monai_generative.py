@@ -25,13 +25,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from generative.networks import nets as generative_nets
 from monai.metrics import PSNRMetric
 from publish_weights import save_samples
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+
+try:
+    from generative.networks import nets as generative_nets
+except ImportError:
+    sys.exit("monai-generative is missing: pip install -r requirements.txt, or pip install '.[generative]'")
 
 from bundle.data.hashes import HASHES_FILE, write_hashes  # noqa: E402
 from bundle.data.loader import read_images  # noqa: E402

@@ -1,7 +1,7 @@
 """Unpacks the zip of a bundle and checks its weights; refuses a zip whose paths leave the folder, or a zip bomb.
 
-    python scripts/unpack.py histodiffusion_v0.4.0.zip FOLDER
-    python scripts/unpack.py histodiffusion_v0.4.0.zip FOLDER --sha256 HASH
+    python scripts/unpack.py histodiffusion_v0.5.0.zip FOLDER
+    python scripts/unpack.py histodiffusion_v0.5.0.zip FOLDER --sha256 HASH
 
 Where anything is wrong, nothing is left in the folder.
 """

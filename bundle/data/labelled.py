@@ -40,9 +40,9 @@ logger = logging.getLogger(__name__)
 class LabelledPatches(OpenedOnUse):
     """Labelled patches in four parts: train, validation, unused and test.
 
-    No picture is in two parts, whatever its name and format; of
-    several files of the dataset with the same pixels, the first by name is used. Images marked as synthetic are refused
-    (see :func:`bundle.data.guards.require_no_synthetic`, which does not look into archives).
+    No picture is in two parts, whatever its name and format; of several files of the dataset with the same pixels, the
+    first by name is used. Images marked as synthetic are refused (see
+    :func:`bundle.data.guards.require_no_synthetic`, which does not look into archives).
 
     Args:
         dataset_dir: one folder or archive of labelled images (see `bundle.data.labels`), or None for built-in patches.
@@ -55,7 +55,7 @@ class LabelledPatches(OpenedOnUse):
         pretraining_hashes: gives the pixel hashes of what the pre-training saw, or None where that is unknown.
         pretraining_overlap: "forbid" refuses images that the pre-training saw, "allow" counts them.
         **settings: those of :class:`Drawing`; and further arguments of PatchStore, or functions that give them when
-            :meth:`prepare` is called.
+            they are opened.
 
     Attributes:
         classes: names, in the order of the label numbers.

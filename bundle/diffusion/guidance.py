@@ -48,13 +48,13 @@ class ClassifierGuidance:
         if scales.ndim and scales.shape != labels.shape:
             raise ValueError(f"scale has the shape {list(scales.shape)}; it must be one number or one for each label")
         if not (scales.isfinite() & (scales >= 0)).all():
-            raise ValueError(f"the guidance scale is {scale}; it must be finite and not negative")
+            raise ValueError(f"--guidance_scale is {scale}; it must be finite and not negative")
         if interval is not None and not 0 <= interval[0] <= interval[1]:
-            raise ValueError(f"the guidance interval is {interval}; it must satisfy 0 <= lowest <= highest t")
+            raise ValueError(f"--guidance_interval is {interval}; it must satisfy 0 <= lowest <= highest t")
         if maximum_norm is not None and not 0 < maximum_norm < math.inf:
-            raise ValueError(f"maximum_norm is {maximum_norm}; it must be positive and finite, or None")
+            raise ValueError(f"--guidance_maximum_norm is {maximum_norm}; it must be positive and finite, or None")
         if not 0 < temperature < math.inf:
-            raise ValueError(f"temperature is {temperature}; it must be positive and finite")
+            raise ValueError(f"--guidance_temperature is {temperature}; it must be positive and finite")
         if isinstance(classifier, torch.nn.Module):
             if classifier.training:
                 raise ValueError("the classifier is in training mode, where its gradient is random; call eval() first")

@@ -45,7 +45,7 @@ def timestep_pairs(schedule: NoiseSchedule, steps: int, spacing: str = "trailing
     """
     timesteps = schedule.timesteps
     if not 1 <= steps <= timesteps:
-        raise ValueError(f"num_inference_steps is {steps}; it must lie between 1 and the {timesteps} training steps")
+        raise ValueError(f"--num_inference_steps is {steps}; it must lie between 1 and the {timesteps} training steps")
     if spacing == "trailing":
         times = [round(timesteps - i * timesteps / steps) - 1 for i in range(steps)]
     elif spacing == "leading":
@@ -56,7 +56,7 @@ def timestep_pairs(schedule: NoiseSchedule, steps: int, spacing: str = "trailing
     elif spacing == "log_snr":
         times = _even_in_log_snr(schedule, steps)
     else:
-        raise ValueError(f"spacing is {spacing!r}; it must be one of {SPACINGS}")
+        raise ValueError(f"--spacing is {spacing!r}; it must be one of {', '.join(SPACINGS)}")
     return list(zip(times, [*times[1:], CLEAN]))
 
 

@@ -35,7 +35,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
-            raise ValueError(f"sampler is {self.sampler!r}; it must be one of {tuple(SAMPLERS)}")
+            raise ValueError(f"--sampler is {self.sampler!r}; it must be one of {', '.join(SAMPLERS)}")
 
     def __call__(
         self,

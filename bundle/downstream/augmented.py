@@ -27,8 +27,7 @@ SELECTIONS = ("selective", "random")
 class AugmentedPatches(OpenedOnUse):
     """The training part of labelled patches, then the synthetic images that a selection chose.
 
-    Nothing is read before :meth:`prepare`. Synthetic images, and real ones whose stain is normalised, are kept in
-    memory: 3 S² bytes each, with S the side.
+    Synthetic images, and real ones whose stain is normalised, are kept in memory: 3 S² bytes each, with S the side.
 
     Args:
         labelled: the labelled patches, without stain normalisation of their own.

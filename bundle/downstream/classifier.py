@@ -120,22 +120,28 @@ class DownstreamTrainer(ImageClassifierTrainer):
         return logits, cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
 
     def measure(self, network: torch.nn.Module) -> dict[str, Any]:
-        def probabilities(part: LabelledPart) -> np.ndarray:
-            return self.predict_source(network, part)[0].softmax(1).numpy()
-
-        measured = measure_held_out(self.labelled, probabilities, self.folder, self.maximum_unused)
-        classes = self.labelled.classes
-        if "test" in measured:
-            confusion = measured["test"]["confusion"]
-            save_confusion(self.folder / "confusion.png", confusion, classes, "held-out slides")
-        return {
-            **self.augmented.describe(),
-            "validation": summarise(*self.predict(network, "validation"), classes),
-            **measured,
-        }
+        return {**self.augmented.describe(), **measure_classifier(self, network)}
 
     def facts(self) -> dict[str, Any]:
         return {"patch_size": self.labelled.patch_size, "normalise_stain": self.augmented.normalise_stain}
+
+
+def measure_classifier(trainer: ImageClassifierTrainer, network: torch.nn.Module) -> dict[str, Any]:
+    """Figures on the validation images, then those of :func:`measure_held_out`; saves `confusion.png` of the test.
+
+    Args:
+        trainer: with `labelled`, `folder` and `maximum_unused`.
+        network: its classifier.
+    """
+
+    def probabilities(part: LabelledPart) -> np.ndarray:
+        return trainer.predict_source(network, part)[0].softmax(1).numpy()
+
+    measured = measure_held_out(trainer.labelled, probabilities, trainer.folder, trainer.maximum_unused)
+    classes = trainer.labelled.classes
+    if "test" in measured:
+        save_confusion(trainer.folder / "confusion.png", measured["test"]["confusion"], classes, "held-out slides")
+    return {"validation": summarise(*trainer.predict(network, "validation"), classes), **measured}
 
 
 def measure_held_out(

@@ -1,4 +1,4 @@
-"""Running one of the bundle's configs from within another, as a command line would."""
+"""Running one of the bundle's configs from within another, as a command line would; and what that line would be."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run_config(name: str, run_id: str = "run", **settings: Any) -> None:
     for setting, value in settings.items():
         if not is_inert(value):
             raise ValueError(f"--{setting} is {value!r}: only plain values can be handed on to {name}")
-    kind = "infer" if name == "inference.json" else "train"
+    kind = "infer" if name.endswith("inference.json") else "train"
     workflow = ConfigWorkflow(
         config_file=str(CONFIGS / name),
         run_id=run_id,
@@ -42,6 +42,27 @@ def run_config(name: str, run_id: str = "run", **settings: Any) -> None:
     workflow.initialize()
     workflow.run()
     workflow.finalize()
+
+
+def command(config: str, run_id: str = "", **settings: Any) -> str:
+    """The command line that runs a config with settings, from the current directory; those that are None are left out.
+
+    Args:
+        config: its file name in `configs/`; or that of a tool of `scripts/`, whose first argument `run_id` then is.
+        run_id: what of the config to run.
+        settings: values by the names of the flags.
+    """
+    flags = [f"--{name} {value}" for name, value in settings.items() if value is not None]
+    if config.endswith(".py"):
+        return " ".join([f"python {from_here(ROOT / 'scripts' / config)}", run_id, *flags])
+    path = from_here(CONFIGS / config)
+    flags += [f"--bundle_root {ROOT}"] if Path(path).is_absolute() else []
+    return " ".join(["python -m monai.bundle run", *filter(None, [run_id]), f"--config_file {path}", *flags])
+
+
+def from_here(path: Path) -> str:
+    """A path of the bundle as a command line names it: relative in the bundle's root, absolute elsewhere."""
+    return path.relative_to(ROOT).as_posix() if Path.cwd() == ROOT else str(path)
 
 
 def is_inert(value: Any) -> bool:

@@ -251,12 +251,6 @@ def choose(setting: str, value: str, options: dict[str, Any]) -> Any:
     return options[value]
 
 
-def command(config: str, run_id: str = "", **settings: Any) -> str:
-    """The command line that runs a config with settings; those that are None are left out."""
-    flags = [f"--{name} {value}" for name, value in settings.items() if value is not None]
-    return " ".join(["python -m monai.bundle run", *filter(None, [run_id]), f"--config_file configs/{config}", *flags])
-
-
 def is_setting(content: Any) -> bool:
     """Whether a config item is a plain value or expression rather than a section or a component."""
     if isinstance(content, list):

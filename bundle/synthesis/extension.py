@@ -37,7 +37,10 @@ def extension_record(config: str, paths: Sequence[str] = ()) -> dict[str, Any] |
     executed = executed_config()
     if executed is None:
         return None
-    settings = {name: value for name, value in executed.items() if _is_kept(name, value) and is_inert(value)}
+    own = json.loads((CONFIGS / config).read_text(encoding="utf-8"))  # others tell where and how fast it ran
+    settings = {
+        name: value for name, value in executed.items() if name in own and _is_kept(name, value) and is_inert(value)
+    }
     settings |= {name: os.path.abspath(os.path.expanduser(settings[name])) for name in paths if name in settings}
     return {"config": config, "settings": settings}
 

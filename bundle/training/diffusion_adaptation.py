@@ -147,7 +147,9 @@ def check_sources(method: str, target_dir: Any, pretraining_dir: Any) -> None:
     """
     for flag, value in (("target_dir", target_dir), ("pretraining_dir", pretraining_dir)):
         if method == "none" and value is not None:
-            raise ValueError(f"--{flag} {value} is only for --diffusion_method full or low_rank, which is none")
+            raise ValueError(
+                f"--{flag} {value} is only for --diffusion_method full or low_rank: leave it out, or give one"
+            )
 
 
 class DiffusionAdaptationTrainer(LatentDiffusionTrainer):

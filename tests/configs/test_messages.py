@@ -27,7 +27,7 @@ def is_known(flag):
     return flag in TAKEN | OF_SCRIPTS or any(flag.replace("#", "::") in config for config in CONFIGS)
 
 
-@pytest.mark.parametrize("path", (ROOT / "bundle").rglob("*.py"), ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", sorted((ROOT / "bundle").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
 def test_flags_that_the_code_names_are_there(path):
     texts = [node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
     named = {flag for text in texts if isinstance(text, str) for flag in FLAG.findall(text)}

@@ -290,6 +290,7 @@ def test_rounds_of_other_settings_don_t_count(selected, making, tmp_path):
 def test_the_pool_of_a_synthesis_is_extended_by_its_own_config(workflow, adapted, selected, tmp_path):
     """No patches of the command line's are mocked here: one config runs another."""
     synthesis = {"adapted_dir": str(adapted), "output_dir": str(tmp_path / "synthesis"), "num_images": 3, "seed": 5}
+    synthesis |= {"num_workers": 0, "cache_dir": str(tmp_path / "elsewhere")}  # flags that the config does not list
     workflow("inference.json", **synthesis).run()
     pool = tmp_path / "synthesis/pool"
     kept = {

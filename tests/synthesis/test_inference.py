@@ -230,7 +230,7 @@ def test_the_executed_config_runs_again(finished, tmp_path):
         ({"num_inference_steps": 1001}, "num_inference_steps is 1001; it must lie between 1 and the 1000"),
         ({"num_images": 0}, "--num_images is 0"),
         ({"seed": -1}, "--seed is -1"),
-        ({"guidance_scale": -2}, "guidance scale is -2"),
+        ({"guidance_scale": -2}, "--guidance_scale is -2"),
         ({"sampler": "plms"}, "--sampler is 'plms'"),
         ({"adapted_dir": "/nowhere"}, "--adapted_dir /nowhere has no autoencoder.pt.*configs/adapt.json"),
         ({"guidance_scal": 3}, "nothing reads the setting --guidance_scal .did you mean --guidance_scale"),

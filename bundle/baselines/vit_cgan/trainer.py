@@ -20,13 +20,10 @@ from bundle.baselines.vit_cgan.augmentation import Augmentation
 from bundle.baselines.vit_cgan.record import History
 from bundle.baselines.vit_cgan.selection import SelectiveAugmentation
 from bundle.baselines.vit_cgan.weighting import Losses, LossWeighting
-from bundle.data.labelled_part import LabelledPart
 from bundle.data.loader import read_images
-from bundle.downstream.classifier import measure_held_out
-from bundle.metrics.classification import summarise
+from bundle.downstream.classifier import measure_classifier
 from bundle.models.artefacts import build, save_artefact
 from bundle.models.ema import ExponentialMovingAverage
-from bundle.runs.plots import save_confusion
 from bundle.training.classifier import ImageClassifierTrainer
 from bundle.training.stage import to_numbers
 
@@ -246,18 +243,9 @@ class VitCganTrainer(ImageClassifierTrainer):
 
     def measure(self, network: torch.nn.Module) -> dict[str, Any]:
         """The classifier's figures, as those of configs/classify.json; held-out tiles are looked at here alone."""
-
-        def probabilities(part: LabelledPart) -> np.ndarray:
-            return self.predict_source(network, part)[0].softmax(1).numpy()
-
-        measured = measure_held_out(self.labelled, probabilities, self.folder, self.maximum_unused)
-        classes = self.labelled.classes
-        if "test" in measured:
-            save_confusion(self.folder / "confusion.png", measured["test"]["confusion"], classes, "held-out slides")
         return {
             "real_images": len(self.labelled.part("train")),
-            "validation": summarise(*self.predict(network, "validation"), classes),
-            **measured,
+            **measure_classifier(self, network),
             "best_step": self.best.step,
             **self.effort(),
         }

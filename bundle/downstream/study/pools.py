@@ -28,7 +28,7 @@ SHARED_ARTEFACTS = ("decoder.pt", "latent_classifier.pt", *(f"judge_{view}.pt" f
 MADE_WITH = {
     GUIDED: ("synthesis", "selection"),
     PRETRAINED_DECODER: ("synthesis", "selection"),
-    ADAPTED_DIFFUSION: ("adaptation", "diffusion_adaptation", "synthesis", "selection"),
+    ADAPTED_DIFFUSION: ("adaptation", "diffusion", "synthesis", "selection"),
     FROM_SCRATCH: ("from_scratch", "adaptation", "synthesis", "selection"),
 }
 
@@ -67,18 +67,68 @@ class LabelledSplit:
         return {name: value for name, value in given.items() if value is not None}
 
 
+def labelled_data(
+    dataset_dir: Any, test_dir: Any, cache_dir: str, patch_size: int, device: str, precision: str, **others: Any
+) -> dict[str, Any]:
+    """Settings that adapt, select and classify share, by name.
+
+    Args:
+        dataset_dir: the labelled images, or None for built-in patches.
+        test_dir: images of slides that nothing is chosen on.
+        cache_dir: where index, resized pixels and latents are kept, for all trainings together.
+        patch_size: pixels a side.
+        device: where to compute.
+        precision: of computing, see `bundle.runs.context.RunContext`.
+        **others: further settings that tell how labelled images are read, such as class_names.
+    """
+    own = {"dataset_dir": dataset_dir, "test_dir": test_dir, "cache_dir": cache_dir, "patch_size": patch_size}
+    return {**own, "device": device, "precision": precision, **others}
+
+
+def chain_settings(
+    pools: Mapping[str, str],
+    num_candidates: int,
+    pretrained_dir: str,
+    pretraining_dir: str | None,
+    perceptual_network: str,
+    selection: Mapping[str, Any],
+    synthesis: Mapping[str, Any],
+    adaptation: Mapping[str, Any],
+    diffusion: Mapping[str, Any],
+    from_scratch: Mapping[str, Any],
+) -> dict[str, Mapping[str, Any]]:
+    """Pools of a user's own, and settings of the configs by which a study makes its own.
+
+    Args:
+        pools: a user's own: path by name.
+        num_candidates: images of each class in a pool.
+        pretrained_dir: the pre-training that adaptations start from.
+        pretraining_dir: its patches, which an adapted diffusion model goes on seeing.
+        perceptual_network: of decoders and of the pre-training from scratch.
+        selection: further settings of configs/select.json.
+        synthesis: further settings of configs/inference.json.
+        adaptation: further settings of configs/adapt.json, for what has to be adapted anew.
+        diffusion: further settings of the same, for adapting the diffusion model.
+        from_scratch: further settings of configs/pretrain.json, for the pre-training on the labelled images alone.
+    """
+    return {
+        "pools": pools,
+        "selection": selection,
+        "synthesis": {"num_images": num_candidates, **synthesis},
+        "adaptation": {"pretrained_dir": pretrained_dir, "perceptual_network": perceptual_network, **adaptation},
+        "diffusion": {"pretraining_dir": pretraining_dir, **diffusion},
+        "from_scratch": {"perceptual_network": perceptual_network, **from_scratch},
+    }
+
+
 class StudyPools:
     """Makes what the rows need of one labelled split, when they need it.
 
     Args:
         folder: where all of it is kept.
         adapted_dir: the adaptation that the split and the guided pool come from.
-        data: settings of adapt, select and classify by name: "dataset_dir", "test_dir", "cache_dir", "patch_size",
-            "device", "precision", and what else tells how labelled images are read.
-        chain: "pools": a user's own, path by name; and settings of the other configs: "adaptation" of
-            configs/adapt.json for what has to be adapted anew, "diffusion_adaptation" of the same for adapting the
-            diffusion model, "from_scratch" of configs/pretrain.json, "synthesis" of configs/inference.json,
-            "selection" of configs/select.json.
+        data: see :func:`labelled_data`.
+        chain: see :func:`chain_settings`.
         seed: what the split was drawn with, where the study draws one for each seed; None for that of an adaptation
             that was there before.
     """
@@ -149,7 +199,7 @@ class StudyPools:
                 )
             if not target.is_file():
                 write_atomically(target, lambda temporary, source=source: shutil.copyfile(source, temporary))
-        settings = {"diffusion_method": "full", **self.chain["diffusion_adaptation"]}
+        settings = {"diffusion_method": "full", **self.chain["diffusion"]}
         self.adapt(folder, "diffusion", **settings, split_file=str(self.split_file))
         return folder
 

@@ -15,7 +15,7 @@ from bundle.downstream.study.runner import Study
 from bundle.downstream.study.training import Training
 from bundle.runs.folder import RunFolder
 
-CHAIN = {name: {} for name in ("pools", "adaptation", "diffusion_adaptation", "from_scratch", "synthesis", "selection")}
+CHAIN = {name: {} for name in ("pools", "adaptation", "diffusion", "from_scratch", "synthesis", "selection")}
 PLAIN = {False: "plain"}
 
 

@@ -15,7 +15,7 @@ from bundle.runs.folder import RunFolder
 from bundle.selection.table import SelectionRow, write_selection
 
 CLASSES = ("A", "B")
-CHAIN = {name: {} for name in ("pools", "adaptation", "diffusion_adaptation", "from_scratch", "synthesis", "selection")}
+CHAIN = {name: {} for name in ("pools", "adaptation", "diffusion", "from_scratch", "synthesis", "selection")}
 
 
 class Configs:
@@ -197,7 +197,7 @@ def test_nothing_works_is_an_error(study, configs):
         ({"chain": {**CHAIN, "synthesis": {"eta": 0}}}, "guided_selective_50/.*--synthesis {}.* {'eta': 0}"),
         ({"chain": {**CHAIN, "selection": {"gates": "distance"}}}, "--selection {}.*'distance'"),
         ({"chain": {**CHAIN, "from_scratch": {"ema_decay": 0.9}}}, None),  # no row here depends on it
-        ({"chain": {**CHAIN, "diffusion_adaptation": {"diffusion#trainer#rank": 4}}}, None),
+        ({"chain": {**CHAIN, "diffusion": {"diffusion#trainer#rank": 4}}}, None),
         ({"split": {"vary": True}}, "--vary_split False.*True"),
     ],
 )

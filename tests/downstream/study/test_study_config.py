@@ -190,7 +190,7 @@ CHANGED = {
     "selection": {"distance": "cosine"},
     "synthesis": {"eta": 0.5},
     "adaptation": {"decoder_steps": 9},
-    "diffusion_adaptation": {"diffusion#trainer#rank": 4},
+    "diffusion": {"diffusion#trainer#rank": 4},
     "from_scratch": {"ema_decay": 0.9},
 }
 BELOW = {
@@ -203,7 +203,7 @@ BELOW = {
     "study#training#strong_stain#density_scale": 0.1,
 }
 NOT_FLAGS = {
-    "description", "imports", "bundle_root", "initialize", "adaptation_defaults", "study", "run", "training",
+    "description", "imports", "bundle_root", "initialize", "study", "run", "training",
 }  # fmt: skip
 
 
@@ -230,7 +230,7 @@ def test_what_is_handed_on_are_flags_of_the_configs_it_goes_to():
     contents = {name: json.loads((ROOT / "configs" / f"{name}.json").read_text()) for name in CONFIGS}
     flags = {name: content.keys() | by_name(content) for name, content in contents.items()}
     assert set(made.data) <= flags["classify"] and set(made.data) - {"test_dir"} <= flags["select"]
-    assert set(made.data) - {"patch_size"} | set(made.chain["diffusion_adaptation"]) <= flags["adapt"]
+    assert set(made.data) - {"patch_size"} | set(made.chain["diffusion"]) <= flags["adapt"]
     assert set(made.chain["adaptation"]) <= flags["adapt"]
     assert set(made.chain["synthesis"]) | {"device", "precision"} <= flags["inference"]
     assert set(made.chain["from_scratch"]) | {"device", "precision", "patch_size"} <= flags["pretrain"]
