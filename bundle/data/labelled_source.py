@@ -1,4 +1,4 @@
-"""The labelled dataset or test set, as one source of a prepared store."""
+"""The labelled dataset or test set, as one source of a store."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bundle.data.store import PatchStore
 
 
 class LabelledSource:
-    """One source of a prepared store: its path, and by file the place in the store and the pixel hash.
+    """One source of a store: its path, and by file the place in the store and the pixel hash.
 
     Files have composed names here, so that a split is the same and is found again on macOS and elsewhere.
     """

@@ -1,4 +1,4 @@
-"""What a prepared PatchStore says of what it found, and the refusal of patches that hardly can be tissue."""
+"""What a PatchStore says of what it found, and the refusal of patches that hardly can be tissue."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bundle.data.looks import SHOWN, describe_looks, show_blank
 
 
 def summarise(store: Any) -> str:
-    """What a prepared PatchStore found, for people, in several lines."""
+    """What a PatchStore found, for people, in several lines."""
     patches, total = len(store), len(store) + len(store.rejected)
     groups = len(set(zip(store.source_of.tolist(), store.groups)))
     lines = [f"{patches} patches from {len(store.sources)} source(s), {groups} group(s)"]
@@ -59,7 +59,7 @@ def summarise(store: Any) -> str:
 
 
 def require_tissue(store: Any) -> None:
-    """Shows some of the patches of a prepared PatchStore that are hardly tissue.
+    """Shows some of the patches of a PatchStore that are hardly tissue.
 
     Raises:
         ValueError: they are more than `maximum_blank_share`.
