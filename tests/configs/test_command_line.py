@@ -34,7 +34,9 @@ def test_runs_from_any_folder_and_says_where_everything_is(finished):
     assert "not tissue" in said
     assert re.search(r"54 patches from 1 source.*rejected: 0 of 54", said, re.DOTALL)
     assert re.search(
-        r"next: python -m monai\.bundle run --config_file configs/adapt.json --pretrained_dir runs/pretrain", said
+        rf"next: python -m monai\.bundle run --config_file {ROOT}/configs/adapt.json --pretrained_dir runs/pretrain"
+        rf" --bundle_root {ROOT}\n",
+        said,
     )
     assert re.search(r"autoencoder: .*\d+%.*<", said), "no progress bar with remaining time"
     assert "run training" in json.loads((folder / "runs" / "pretrain" / "metrics.json").read_text())["command"]

@@ -138,4 +138,4 @@ def test_the_command_line(tmp_path):
     content = json.loads((tmp_path / "runs/evaluate/evaluation.json").read_text())
     assert content["settings"]["sections"] == ["stain", "agreement"] and len(content["extractors"]) == 2
     assert "The judge agrees, in grey" in found.stdout
-    assert f"next: python scripts/report.py runs/evaluate --adapted_dir {given['adapted_dir']}" in found.stdout
+    assert f"next: python {ROOT}/scripts/report.py runs/evaluate --adapted_dir {given['adapted_dir']}" in found.stdout

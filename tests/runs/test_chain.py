@@ -3,8 +3,9 @@
 import json
 
 import pytest
+from helpers import ROOT
 
-from bundle.runs.chain import is_inert, run_config
+from bundle.runs.chain import command, is_inert, run_config
 
 
 @pytest.mark.parametrize(
@@ -89,3 +90,17 @@ def test_another_part_of_a_config_can_be_run(tmp_path):
     run_config("classify.json", "colour_control", **TINY_CLASSIFICATION, output_dir=str(tmp_path / "run"))
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["colour_control"]["trees"] == 5
     assert not (tmp_path / "run" / "classifier.pt").exists()
+
+
+def test_a_command_is_one_for_the_current_folder(monkeypatch, tmp_path):
+    """Relative in the bundle's root, as in the documents; with all that it needs anywhere else."""
+    monkeypatch.chdir(ROOT)
+    assert command("adapt.json", seed=3, test_dir=None) == (
+        "python -m monai.bundle run --config_file configs/adapt.json --seed 3"
+    )
+    assert command("report.py", "runs/evaluate") == "python scripts/report.py runs/evaluate"
+    monkeypatch.chdir(tmp_path)
+    assert command("adapt.json", "training") == (
+        f"python -m monai.bundle run training --config_file {ROOT}/configs/adapt.json --bundle_root {ROOT}"
+    )
+    assert command("report.py", "runs/evaluate") == f"python {ROOT}/scripts/report.py runs/evaluate"

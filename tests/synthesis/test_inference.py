@@ -201,8 +201,9 @@ def test_command_line_with_a_progress_bar_and_the_next_command(finished, adapted
     run = run_python(*command(*arguments), cwd=tmp_path)
     assert run.returncode == 0, run.stderr[-3000:]
     assert re.search(r"synthesis: 100%.*4/4", run.stderr)
-    select = f"configs/select.json --pool_dir runs/synthesis/pool --split_file {adapted}/split.csv --dataset_dir"
+    select = f"{ROOT}/configs/select.json --pool_dir runs/synthesis/pool --split_file {adapted}/split.csv --dataset_dir"
     assert f"next: python -m monai.bundle run --config_file {select}" in run.stdout
+    assert f"LABELLED --bundle_root {ROOT}\n" in run.stdout, "it runs from here as it stands"
     for name in ("pool/manifest.csv", "samples.png", "metrics.json", "config.json"):
         assert f"runs/synthesis/{name}" in run.stdout and (tmp_path / "runs/synthesis" / name).stat().st_size > 0
     assert [row["file"] for row in manifest(tmp_path / "runs/synthesis")] == [
