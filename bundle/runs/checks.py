@@ -12,10 +12,16 @@ import torch
 TEXT = re.compile(r"(_dir|_file|_path|_weights|_uri)$|^(validation_slides|class_names|classes)$")
 PATH = re.compile(r"_(dir|file|path|weights|uri)$")
 SEED = re.compile(r"(^|[_#])seed$")
+# Numbers of something: what ends so is an integer of at least 1.
+COUNT = re.compile(
+    r"(^|[_#])(steps|batch_size|(?<!guidance_)interval|patch_size|num_images|passes|candidates|seeds|threads|draws|runs"
+    r"|rank|trees)$|^maximum_training$"
+)
 
 
 def check_value(name: str, value: Any) -> None:
-    """Refuses what a setting of this name can't be: a number for text, a negative seed, a device that is not there.
+    """Refuses what a setting of this name can't be: a number for text, a negative seed, a device that is not there, a
+    number of something that is not an integer of at least 1.
 
     Raises:
         ValueError: names flag, value and remedy.
@@ -26,6 +32,19 @@ def check_value(name: str, value: Any) -> None:
         raise ValueError(f"--{name} is {value!r}; it must be an integer of at least 0, such as --{name} 0")
     elif name == "device":
         _check_device(value)
+    elif COUNT.search(name.rpartition("#")[2]):
+        check_counts(**{name: value})
+
+
+def check_counts(**counts: int) -> None:
+    """Refuses a number of something that is not an integer of at least 1, before anything runs.
+
+    Raises:
+        ValueError: names the setting and its value.
+    """
+    for name, number in counts.items():
+        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+            raise ValueError(f"--{name} is {number!r}; it must be an integer of at least 1")
 
 
 def _check_text(name: str, value: Any) -> None:

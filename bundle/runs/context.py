@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
+from bundle.runs.checks import check_counts
 from bundle.runs.folder import RunFolder
 from bundle.runs.precision import autocast_dtype
-from bundle.runs.workflow import by_name, check_counts
+from bundle.runs.workflow import by_name
 
 
 @dataclasses.dataclass

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from monai.bundle import ConfigParser
 
 from bundle.runs.chain import CONFIGS
-from bundle.runs.checks import check_value
+from bundle.runs.checks import COUNT, check_counts, check_value
 from bundle.runs.versions import check_package, check_versions
 
 logger = logging.getLogger(__name__)
@@ -31,11 +31,6 @@ READ_BY_NAME = {
     "save_execute_config", "train", "validate", "network_def",
 }  # fmt: skip
 Made = TypeVar("Made")
-# Numbers of something: what ends so is an integer of at least 1.
-COUNT = re.compile(
-    r"(^|[_#])(steps|batch_size|(?<!guidance_)interval|patch_size|num_images|passes|candidates|seeds|threads|draws|runs"
-    r"|rank|trees)$|^maximum_training$"
-)
 REFERENCE = re.compile(r"@(?:::|#)*(\w+)(?:(?:::|#)(\w+))?")
 
 
@@ -104,8 +99,8 @@ def check_settings(parser: ConfigParser) -> None:
 
     Raises:
         ValueError: names each such setting and the one it may be meant for; or a setting that is the text "true" or
-            "false", as the command line makes of these, where Python's True or False is meant; a number of something
-            that is not an integer of at least 1; or what :func:`bundle.runs.checks.check_value` refuses.
+            "false", as the command line makes of these, where Python's True or False is meant; or what
+            :func:`bundle.runs.checks.check_value` refuses.
     """
     config = parser.get()
     for name, content in config.items():
@@ -127,8 +122,8 @@ def check_settings(parser: ConfigParser) -> None:
     unread = [name for name in names if name not in known]
     if unread:
         hints = []
+        below = [place for part in config for place, _ in values_below(config[part], part)]
         for name in unread:
-            below = [place for part in config for place, _ in values_below(config[part], part)]
             close = [place for place in below if place.endswith(f"#{name}")]  # few change it, so it is no flag
             close = close or difflib.get_close_matches(name, [key for key in options if key not in unread], n=1)
             hints.append(f"--{name}" + (f" (did you mean --{close[0]}?)" if close else ""))
@@ -141,17 +136,15 @@ def check_settings(parser: ConfigParser) -> None:
             f"nothing reads the setting {', '.join(hints).replace('::', '#')}. The settings of this config are: "
             f"{', '.join(settings)}"
         )
-    values = {name: content for name, content in config.items() if not is_reference(content)}
-    for name, value in values.items():  # first, as expressions are made of them
-        check_value(name, value)
-    if "device" in config:
-        check_value("device", parser.get_parsed_content("device"))
-    check_counts(**{name: parser.get_parsed_content(name) for name in config if COUNT.search(name)})
+    expressions = {name for name, content in config.items() if is_reference(content)}
+    for name in config.keys() - expressions:  # first, as expressions are made of them
+        check_value(name, config[name])
+    for name in expressions:
+        if name == "device" or COUNT.search(name):
+            check_value(name, parser.get_parsed_content(name))
     for name in config.keys() - {"_meta_"}:
         for place, value in values_below(config[name], name):
             check_value(place, value)
-            if COUNT.search(place.rpartition("#")[2]):
-                check_counts(**{place: value})
 
 
 def values_below(content: Any, place: str) -> Iterator[tuple[str, Any]]:
@@ -229,17 +222,6 @@ def check_sizes(
         )
 
 
-def check_counts(**counts: int) -> None:
-    """Refuses a number of something that is not an integer of at least 1, before anything runs.
-
-    Raises:
-        ValueError: names the setting and its value.
-    """
-    for name, number in counts.items():
-        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-            raise ValueError(f"--{name} is {number!r}; it must be an integer of at least 1")
-
-
 def choose(setting: str, value: str, options: dict[str, Any]) -> Any:
     """The option that a setting names.
 
@@ -283,7 +265,10 @@ def by_name(*names: str) -> Callable[[Callable[..., Made]], Callable[..., Made]]
 
 def taken_by_name(component: dict[str, Any]) -> set[str]:
     """The top-level settings that a component's function takes by their names: those that are not given to it."""
-    return set(getattr(pydoc.locate(str(component["_target_"])), "by_name", ())) - component.keys()
+    target = str(component["_target_"])
+    if not target.startswith("bundle."):  # of MONAI's short names a module in the current folder could be imported
+        return set()
+    return set(getattr(pydoc.locate(target), "by_name", ())) - component.keys()
 
 
 def executed_config() -> dict[str, Any] | None:

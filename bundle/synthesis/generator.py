@@ -9,7 +9,7 @@ import torch
 from bundle.diffusion.sampling import Sampling, sample_from_noise
 from bundle.diffusion.traced_guidance import TraceableGuidance
 from bundle.models.adapted import AdaptedModels
-from bundle.runs.workflow import check_counts
+from bundle.runs.checks import check_counts
 from bundle.synthesis.inferers import GuidedLatentInferer
 
 # The one sampler that is deterministic and good in few steps: all the randomness is in the noise that comes in.
