@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import csv
 import html
-import io
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from bundle.runs.files import write_atomically
@@ -35,14 +35,11 @@ def csv_bytes(rows: Iterable[Iterable[Any]]) -> bytes:
         is_formula = isinstance(value, str) and FORMULA.match(value) and not NUMBER.fullmatch(value)
         return f"'{value}" if is_formula else value
 
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\r\n")  # which has both kinds of line break quoted within cells
-    for row in rows:
-        writer.writerow(map(cell, row))
-        text.seek(text.tell() - 2)
-        text.write("\n")
-        text.truncate()
-    return text.getvalue().encode(errors="surrogateescape")  # a file name of a disk need not be UTF-8
+    lines: list[str] = []
+    # By this end of a line both kinds of line break are quoted within cells; each line is written whole.
+    writer = csv.writer(SimpleNamespace(write=lines.append), lineterminator="\r\n")
+    writer.writerows(map(cell, row) for row in rows)
+    return "".join(line[:-2] + "\n" for line in lines).encode(errors="surrogateescape")  # a file name need not be UTF-8
 
 
 def plain_cells(row: Sequence[str]) -> list[str]:
