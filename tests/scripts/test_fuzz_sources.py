@@ -13,8 +13,9 @@ from helpers import ROOT
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import fuzz_sources  # noqa: E402
+from malformed_files import CHANGES, WRITERS, make_file, plan  # noqa: E402
 
-FILES = 2 * len(fuzz_sources.WRITERS)
+FILES = 2 * len(WRITERS)
 
 
 def test_a_few_dozen_files_do_no_harm(tmp_path):
@@ -26,18 +27,18 @@ def test_a_few_dozen_files_do_no_harm(tmp_path):
     with open(tmp_path / "fuzz.csv", newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert [int(row["number"]) for row in rows] == list(range(FILES))
-    assert {row["format"] for row in rows} == set(fuzz_sources.WRITERS)
+    assert {row["format"] for row in rows} == set(WRITERS)
     assert all(row["outcome"] in ("read", "refused") for row in rows)
     assert all(row["reason"] for row in rows if row["outcome"] == "refused")
     assert done.stdout.splitlines()[-1].split()[:2] == ["all", str(FILES)]
 
 
 def test_every_kind_of_file_is_made_the_same_again():
-    numbers = range(len(fuzz_sources.WRITERS) * len(fuzz_sources.CHANGES))
-    assert len({fuzz_sources.plan(number) for number in numbers}) >= len(numbers) - len(fuzz_sources.WRITERS)
+    numbers = range(len(WRITERS) * len(CHANGES))
+    assert len({plan(number) for number in numbers}) >= len(numbers) - len(WRITERS)
     for number in (0, 13, 29, 64):
-        assert fuzz_sources.make_file(7, number) == fuzz_sources.make_file(7, number)
-    assert fuzz_sources.make_file(7, 0) != fuzz_sources.make_file(8, 0)
+        assert make_file(7, number) == make_file(7, number)
+    assert make_file(7, 0) != make_file(8, 0)
 
 
 def die(*_):
