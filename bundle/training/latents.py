@@ -49,8 +49,8 @@ def allocate(path: Path, shape: tuple[int, ...]) -> None:
 class LatentCache(OpenedOnUse):
     """Posterior statistics of one part of the patches under a trained autoencoder, as a source for ItemDataset.
 
-    Item `variant * number of patches + i` belongs to patch i;
-    variants are the orientations of the patch as it is, then those of its first copy with varied stain, and so on.
+    Item `variant * number of patches + i` belongs to patch i; variants are the orientations of the patch as it is, then
+    those of its first copy with varied stain, and so on.
 
     Args:
         patches: TrainingPatches or LabelledPatches.
