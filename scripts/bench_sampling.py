@@ -52,7 +52,7 @@ def reference(
     times = [round(1000 - i * 1000 / steps) - 1 for i in range(steps)]
     noise = ImageNoise(seeds.tolist(), models.device)
     side = models.patch_size // 2 ** (len(models.autoencoder.definition["channels"]) - 1)
-    mean = models.latent["scale"] * torch.tensor(models.latent["mean"], device=models.device)
+    mean = models.latent_scale.scaled_mean().to(models.device)
     latents = start_latents(noise((len(seeds), len(mean), side, side)), models.schedule, mean)
     for t, following in zip(times, [*times[1:], -1]):
         now = alpha_bar[t].item()

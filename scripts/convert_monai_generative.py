@@ -192,7 +192,9 @@ def require_range(network: torch.nn.Module, patches: torch.Tensor, low: float, h
 
 
 @torch.no_grad()
-def measure_latents(network: torch.nn.Module, patches: TrainingPatches, maximum: int, batch: int = 16) -> dict:
+def measure_latents(
+    network: torch.nn.Module, patches: TrainingPatches, maximum: int, centred: bool, batch: int = 16
+) -> dict:
     """`bundle.training.latents.latent_statistics` of at most so many training patches, evenly spaced."""
     part = patches.part("training")
     places = np.linspace(0, len(part) - 1, min(len(part), maximum)).round().astype(int)
@@ -204,7 +206,7 @@ def measure_latents(network: torch.nn.Module, patches: TrainingPatches, maximum:
         )
         mean, std = network.encode(scale_patch(images.to(device)))
         found.append(torch.stack([mean, std], 1).cpu().numpy())
-    return latent_statistics(np.concatenate(found))
+    return latent_statistics(np.concatenate(found), centred)
 
 
 def require_same_as_there(path: Path, kind: str, network: torch.nn.Module, scale: float | None = None) -> None:
@@ -311,7 +313,8 @@ def write(
         to_signed_range(autoencoder, *given.intensity_range)
         measured["psnr_in_signed_range"] = reconstruction_psnr(autoencoder, held_out, *RANGES[0])
     print("held-out patches: " + ", ".join(f"{name} {value:.1f} dB" for name, value in measured.items()))
-    latent = measure_latents(autoencoder, patches, given.maximum_patches)
+    # MONAI-Generative trains diffusion models on latents as they are.
+    latent = measure_latents(autoencoder, patches, given.maximum_patches, centred=diffusion is None)
     autoencoder.cpu()
     print(f"scale of the latents, measured on {latent['count']} patches: {latent['scale']:.4f}")
     if given.latent_scale is not None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from bundle.diffusion.samplers import HIGHEST_ETA, SAMPLERS, Callback, DrawNoise, Guidance, start_latents
+from bundle.diffusion.latent_scale import LatentScale
 from bundle.diffusion.schedule import NoiseSchedule
 from bundle.runs.randomness import ImageNoise
 
@@ -60,7 +61,7 @@ class LatentModels:
         diffusion: the diffusion model, in evaluation mode.
         autoencoder: its autoencoder, on the same device.
         schedule: the process the diffusion model was trained on.
-        latent: "scale" and the "mean" of each channel, as `autoencoder.pt` keeps them.
+        latent: what `LatentScale.read` takes, as `autoencoder.pt` keeps it.
         patch_size: pixels a side.
     """
 
@@ -144,10 +145,10 @@ def sample_from_noise(
     Raises:
         ValueError: an unknown spacing, or an impossible number of steps.
     """
-    scale, mean = models.latent["scale"], torch.tensor(models.latent["mean"], device=noise.device)
-    latents = start_latents(noise, models.schedule, scale * mean)
+    latent = LatentScale.read(models.latent)
+    latents = start_latents(noise, models.schedule, latent.scaled_mean().to(noise.device))
     if callback is not None:
         callback(0, latents)
     with autocast():
         latents = sampling(models.diffusion, latents, models.schedule, guidance, draw_noise, callback)
-    return models.autoencoder.decode(latents / scale).clamp(-1, 1)
+    return models.autoencoder.decode(latent.unscaled(latents)).clamp(-1, 1)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from bundle.diffusion.latent_scale import LatentScale
 from bundle.diffusion.schedule import NoiseSchedule
 from bundle.models.artefacts import (
     build_from_definition,
@@ -44,7 +45,7 @@ class AdaptedModels(torch.nn.Module):
         autoencoder, diffusion, classifier: the networks, fp32.
         classes: names, in the order of the label numbers.
         schedule: the forward process.
-        latent: "scale", and "mean" and "std" of each channel.
+        latent: "scale", and "mean", "std" and "centre" of each channel; see `LatentScale`.
         patch_size: pixels a side.
         temperature: what the adaptation fitted, for dividing the classifier's logits by.
         maximum_timestep: the classifier knows noise levels below it.
@@ -116,7 +117,8 @@ class AdaptedModels(torch.nn.Module):
             self.diffusion.compile()
             self.classifier.compile()
         self.schedule = NoiseSchedule(**process["schedule"])
-        self.latent = {name: facts["latent"][name] for name in ("scale", "mean", "std")}
+        self.latent = facts["latent"]
+        self.latent_scale = LatentScale.read(self.latent)
         self.patch_size = facts["patch_size"]
         self.temperature = known.get("temperature", 1.0)
         self.maximum_timestep = known.get("maximum_timestep", self.schedule.timesteps)
@@ -124,7 +126,7 @@ class AdaptedModels(torch.nn.Module):
             {
                 "weights": [part["fingerprint"] for part in (facts, decoder, process, known)],
                 "schedule": process["schedule"],
-                "latent": [self.latent["scale"], self.latent["mean"]],
+                "latent": [self.latent[name] for name in ("scale", "mean", "centre") if name in self.latent],
                 "patch size": self.patch_size,
                 "classes": known["classes"],
             }
@@ -156,7 +158,8 @@ class AdaptedModels(torch.nn.Module):
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Scaled latents [B, C, h, w], as the diffusion model has them, to images [B, 3, S, S] in [-1, 1], fp32."""
-        return self.prepare().autoencoder.decode(latents / self.latent["scale"]).clamp(-1, 1)
+        self.prepare()
+        return self.autoencoder.decode(self.latent_scale.unscaled(latents)).clamp(-1, 1)
 
     def _require_match(self, files: dict[str, str], facts: dict[str, Any], others: dict[str, dict[str, Any]]) -> None:
         """Refuses networks of different adaptations; `others` are the facts of all but the autoencoder."""
@@ -166,7 +169,7 @@ class AdaptedModels(torch.nn.Module):
             )
         ours = {
             "autoencoder_fingerprint": facts["fingerprint"],
-            "latent_scale": facts["latent"]["scale"],
+            **LatentScale.read(facts["latent"]).facts(),
             "patch_size": facts["patch_size"],
             "schedule": others["diffusion"]["schedule"],
             "classes": others["latent_classifier"]["classes"],

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from bundle.data.hashes import HASHES_FILE, read_hashes
+from bundle.diffusion.latent_scale import LatentScale
 from bundle.diffusion.schedule import NoiseSchedule
 from bundle.models.artefacts import complete, load_artefact, read_artefact, require_same
 from bundle.runs.files import write_atomically
@@ -63,7 +64,7 @@ class PretrainedModels(OpenedOnUse):
         self.autoencoder_facts = {name: value for name, value in autoencoder.items() if name not in heavy}
         logger.info(
             f"pre-trained models of {self.pretrained_dir}: {self.patch_size} px, latents of "
-            f"{self.latent_channels} x {self.latent_side} x {self.latent_side}, scale {self.scale:.4f}"
+            f"{self.latent_channels} x {self.latent_side} x {self.latent_side}, scale {self.latent.scale:.4f}"
         )
 
     def require_match(self, autoencoder: dict[str, Any], diffusion: dict[str, Any]) -> None:
@@ -71,10 +72,11 @@ class PretrainedModels(OpenedOnUse):
         ours, theirs = (str(self.pretrained_dir / name) for name in ("autoencoder.pt", "diffusion.pt"))
         if "latent" not in autoencoder:
             raise ValueError(f"{ours} has no latent scale yet: let its pre-training go on until diffusion.pt is there")
-        takes = diffusion["definition"]["in_channels"]
+        latent, takes = LatentScale.read(autoencoder["latent"]), diffusion["definition"]["in_channels"]
         for what, left, right in (
             ("the number of latent channels", autoencoder["definition"]["latent_channels"], takes),
-            ("the latent scale", autoencoder["latent"]["scale"], diffusion["latent_scale"]),
+            ("the latent scale", latent.scale, diffusion["latent_scale"]),
+            ("the latent centre", latent.facts().get("latent_centre"), diffusion.get("latent_centre")),
             ("the patch size", autoencoder["patch_size"], diffusion["patch_size"]),
             ("the autoencoder", autoencoder["fingerprint"], diffusion["autoencoder_fingerprint"]),
         ):
@@ -108,9 +110,9 @@ class PretrainedModels(OpenedOnUse):
         return self.autoencoder_facts.get("normalise_stain", False)
 
     @property
-    def scale(self) -> float:
-        """What latents are multiplied by before diffusion and divided by before decoding."""
-        return self.autoencoder_facts["latent"]["scale"]
+    def latent(self) -> LatentScale:
+        """Between the autoencoder's latents and those that diffusion works on."""
+        return LatentScale.read(self.autoencoder_facts["latent"])
 
     @property
     def latent_channels(self) -> int:

@@ -11,6 +11,7 @@ import torch.nn.functional as functional
 from bundle.data.loader import read_images
 from bundle.data.pictures import save_grid
 from bundle.data.transforms import scale_patch
+from bundle.diffusion.latent_scale import LatentScale
 from bundle.diffusion.sampling import LatentModels, Sampling, sample_images
 from bundle.diffusion.schedule import NoiseSchedule
 from bundle.models.artefacts import ARTEFACT_HEAD, build_alike, load_artefact, require_same, save_artefact
@@ -88,13 +89,13 @@ class LatentDiffusionTrainer(StageTrainer):
         self.latents.prepare()
 
     @property
-    def scale(self) -> float:
-        """What latents are multiplied by before diffusion and divided by before decoding."""
-        return self.autoencoder_facts["latent"]["scale"]
+    def latent(self) -> LatentScale:
+        """Between the autoencoder's latents and those that the network sees."""
+        return LatentScale.read(self.autoencoder_facts["latent"])
 
     def draw(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """z_t, t and what the network should predict there, of cached posteriors {"mean", "std"}; new at each call."""
-        latents = self.scale * draw_latents(batch, self.state.device)
+        latents = self.latent.scaled(draw_latents(batch, self.state.device))
         noise = torch.randn_like(latents)
         timesteps = torch.randint(self.schedule.timesteps, (len(latents),), device=latents.device)
         noisy = self.schedule.add_noise(latents, noise, timesteps)
@@ -146,7 +147,7 @@ class LatentDiffusionTrainer(StageTrainer):
         for start in range(0, len(levels), self.context.inference_batch_size):
             places = torch.arange(start, min(start + self.context.inference_batch_size, len(levels)))
             batch = scale_patch(images[places % len(images)].to(self.state.device))
-            latents = self.autoencoder.encode(batch)[0] * self.scale
+            latents = self.latent.scaled(self.autoencoder.encode(batch)[0])
             noise = ImageNoise(places.tolist(), latents.device)(tuple(latents.shape))
             timesteps = levels[places].to(latents.device)
             noisy = self.schedule.add_noise(latents, noise, timesteps)
@@ -230,7 +231,7 @@ class DiffusionTrainer(LatentDiffusionTrainer):
             raw_weights={name: tensor.detach().cpu() for name, tensor in self.diffusion.state_dict().items()},
             schedule=self.schedule.describe(),
             autoencoder_fingerprint=self.autoencoder_facts["fingerprint"],
-            latent_scale=self.scale,
+            **self.latent.facts(),
             patch_size=self.autoencoder_facts["patch_size"],
             data_fingerprint=self.latents.patches.fingerprint,
             steps=self.state.iteration,

@@ -230,9 +230,8 @@ class DiffusionAdaptationTrainer(LatentDiffusionTrainer):
                 **self.effort(),
             },
         )
-        facts = {
-            name: self.parent[name] for name in ("schedule", "autoencoder_fingerprint", "latent_scale", "patch_size")
-        }
+        facts = {name: self.parent[name] for name in ("schedule", "autoencoder_fingerprint", "patch_size")}
+        facts |= self.pretrained.latent.facts()
         save_artefact(
             self.artefact_path,
             "diffusion",

@@ -75,7 +75,7 @@ class LatentClassifierTrainer(ClassifierTrainer):
     def parents(self) -> dict[str, Any]:
         return {
             **super().parents(),
-            "latent scale": self.pretrained.scale,
+            "latent scale": self.pretrained.latent.scale,
             "schedule": self.schedule.describe(),
             "latent variants": self.latents.describe(),
         }
@@ -84,7 +84,7 @@ class LatentClassifierTrainer(ClassifierTrainer):
         self.latents.prepare()
 
     def train_logits(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        latents = self.pretrained.scale * draw_latents(batch, self.state.device)
+        latents = self.pretrained.latent.scaled(draw_latents(batch, self.state.device))
         timesteps = torch.randint(self.bound, (len(latents),), device=latents.device)
         noisy = self.schedule.add_noise(latents, torch.randn_like(latents), timesteps)
         with self.autocast():
@@ -104,7 +104,7 @@ class LatentClassifierTrainer(ClassifierTrainer):
         level = self.schedule.timesteps - 1 if timestep is None else timestep
         logits = []
         for places in torch.arange(len(labels)).split(self.context.inference_batch_size):
-            clean = self.pretrained.scale * latents[places].to(self.state.device)
+            clean = self.pretrained.latent.scaled(latents[places].to(self.state.device))
             seeds = [mix_seed(self.seed, level, place) for place in rank[places].tolist()]
             noise = ImageNoise(seeds, clean.device)(tuple(clean.shape))
             times = torch.full((len(places),), level, device=clean.device)
@@ -154,7 +154,7 @@ class LatentClassifierTrainer(ClassifierTrainer):
     def facts(self) -> dict[str, Any]:
         return {
             **super().facts(),
-            "latent_scale": self.pretrained.scale,
+            **self.pretrained.latent.facts(),
             "schedule": self.schedule.describe(),
             "maximum_timestep": self.bound,
             "temperature": self.temperature,

@@ -192,15 +192,21 @@ def draw_latents(batch: dict[str, torch.Tensor], device: torch.device | str) -> 
     return mean + std * torch.randn_like(mean)
 
 
-def latent_statistics(latents: np.ndarray, chunk: int = 4096) -> dict[str, Any]:
+def latent_statistics(latents: np.ndarray, centred: bool = True, chunk: int = 4096) -> dict[str, Any]:
     """Mean, standard deviation and scale of latent samples, from posterior statistics [N, 2, C, h, w].
 
-    A sample is mean + std * noise, so its variance is var(mean) + E[std²]. The scale is 1 / std over all elements,
-    about their mean, as Rombach et al. (arXiv 2112.10752, Appendix G) rescale a KL autoencoder's latents; estimated
-    over at least 10,000 latents, evenly spaced, or all where there are fewer.
+    A sample is mean + std * noise, so its variance is var(mean) + E[std²]. The scale is 1 / std over all elements, as
+    Rombach et al. (arXiv 2112.10752, Appendix G) rescale a KL autoencoder's latents: about their channels' means where
+    these are taken off first, else about the mean of all. Estimated over at least 10,000 latents, evenly spaced, or all
+    where there are fewer.
+
+    Args:
+        latents: as said.
+        centred: whether diffusion takes them less their channels' means; see `bundle.diffusion.latent_scale`.
+        chunk: how many are read at once.
 
     Returns:
-        scale (float), mean and std per channel (lists), count.
+        scale (float), mean and std per channel (lists), count, and where centred the centre per channel (list).
     """
     count = min(len(latents), LATENTS_FOR_SCALE)
     places = np.linspace(0, len(latents) - 1, count).round().astype(np.int64)
@@ -213,10 +219,12 @@ def latent_statistics(latents: np.ndarray, chunk: int = 4096) -> dict[str, Any]:
     elements = count * math.prod(latents.shape[3:])
     mean = sums / elements
     variance = squares / elements - mean**2
-    overall = squares.sum() / (elements * channels) - mean.mean() ** 2
+    overall = variance.mean() if centred else squares.mean() / elements - mean.mean() ** 2
+    centre = {"centre": mean.tolist()} if centred else {}
     return {
         "scale": float(1 / math.sqrt(overall)),
         "mean": mean.tolist(),
         "std": np.sqrt(variance).tolist(),
+        **centre,
         "count": int(count),
     }

@@ -75,11 +75,11 @@ def test_as_network_def_it_maps_images_to_images_of_the_metadatas_shape(copied, 
     assert not torch.equal(made, before)
 
 
-def test_decoding_divides_by_the_latent_scale(copied):
+def test_decoding_takes_latents_as_diffusion_has_them(copied):
     models = AdaptedModels(copied).prepare()
     images = torch.rand(2, 3, 32, 32) * 2 - 1
     latents = models.autoencoder.encode(images)[0]
-    torch.testing.assert_close(models.decode(models.latent["scale"] * latents), models(images))
+    torch.testing.assert_close(models.decode(models.latent_scale.scaled(latents)), models(images))
 
 
 def test_fingerprint_changes_with_whatever_changes_pixels(copied):
@@ -92,9 +92,13 @@ def test_fingerprint_changes_with_whatever_changes_pixels(copied):
     latent = read_artefact(copied / "autoencoder.pt", "autoencoder")["latent"]
     change(copied, "autoencoder", latent={**latent, "mean": [0.0, 0.0, 0.0]})
     found["mean"] = AdaptedModels(copied).prepare().fingerprint
+    change(copied, "autoencoder", latent={**latent, "mean": [0.0, 0.0, 0.0], "centre": [9.0, 9.0, 9.0]})
+    for kind in ("diffusion", "latent_classifier"):
+        change(copied, kind, latent_centre=[9.0, 9.0, 9.0])
+    found["centre"] = AdaptedModels(copied).prepare().fingerprint
     assert len(set(found.values())) == len(found)
     change(copied, "latent_classifier", temperature=2.0)  # a setting of the sampling, not a weight
-    assert AdaptedModels(copied).prepare().fingerprint == found["mean"]
+    assert AdaptedModels(copied).prepare().fingerprint == found["centre"]
 
 
 def test_decoder_as_pretrained_needs_no_adapted_one(copied):
@@ -120,6 +124,7 @@ def test_a_missing_part_names_the_command(copied, kind):
             "autoencoder fingerprint differs.*autoencoder.pt.*diffusion.pt",
         ),
         ("diffusion", {"latent_scale": 7.0}, "latent scale differs.*autoencoder.pt has 0.*diffusion.pt has 7.0"),
+        ("diffusion", {"latent_centre": [0.0]}, "latent centre differs.*diffusion.pt has .0.0."),
         ("diffusion", {"patch_size": 64}, "patch size differs.*autoencoder.pt has 32.*diffusion.pt has 64"),
         ("decoder", {"autoencoder_fingerprint": "abc"}, "autoencoder fingerprint differs.*decoder.pt has abc"),
         ("decoder", {"classes": ["TUM"]}, "classes differs.*latent_classifier.pt has .*decoder.pt has .'TUM'"),

@@ -249,7 +249,7 @@ def test_one_command_makes_what_an_adaptation_starts_from(converted, tmp_path):
             torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-5)
     pretrained = PretrainedModels(out, RunFolder(tmp_path / "adapt")).prepare()
     assert (pretrained.patch_size, pretrained.latent_channels, pretrained.latent_side) == (32, 4, 16)
-    assert pretrained.scale == 0.9 and pretrained.normalise_stain is False
+    assert pretrained.latent.scale == 0.9 and pretrained.normalise_stain is False
     assert pretrained.schedule().describe() == {
         "timesteps": 1000,
         "beta_start": 0.0015,
@@ -307,7 +307,7 @@ def test_an_autoencoder_alone_is_one_to_train_a_diffusion_model_on(converted, wo
     made.run_id = "diffusion"
     made.run()
     pretrained = PretrainedModels(out, RunFolder(folder / "adapt")).prepare()
-    assert pretrained.scale == latent["scale"] != 0.9 and pretrained.image_hashes() is None
+    assert pretrained.latent.scale == latent["scale"] != 0.9 and pretrained.image_hashes() is None
 
 
 def test_what_the_weights_do_not_say_must_be_given(converted):

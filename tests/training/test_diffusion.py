@@ -9,12 +9,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from bundle.diffusion.latent_scale import LatentScale
 from bundle.diffusion.schedule import NoiseSchedule
 from bundle.training.decoder import DecoderTrainer
 from bundle.training.diffusion import LatentDiffusionTrainer
 from bundle.training.latent_classifier import LatentClassifierTrainer
 
-MEAN, STD, SCALE = 1.0, 2.0, 0.5
+MEAN, STD, SCALE, CENTRE = 1.0, 2.0, 0.5, 0.25
+LATENT = LatentScale(SCALE, (CENTRE,) * 3, (MEAN,) * 3)
+SCALED = SCALE * (MEAN - CENTRE)
 SHAPE = (40, 3, 32, 32)
 BATCH = {"mean": torch.full(SHAPE, MEAN), "std": torch.full(SHAPE, STD)}
 STATE = SimpleNamespace(device=torch.device("cpu"))
@@ -34,29 +37,29 @@ def assert_moments(values, mean, variance):
 
 
 def assert_noised(noisy, timesteps, schedule):
-    """z_t ~ N(sqrt(a) s mean, a s² std² + 1 - a), a being alpha_bar_t, and t is drawn from the whole range."""
+    """z_t ~ N(sqrt(a) s (mean - centre), a s² std² + 1 - a), a being alpha_bar_t; t is drawn from the whole range."""
     alpha_bar = schedule.alpha_bar[timesteps]
-    assert_moments(noisy, alpha_bar.sqrt() * SCALE * MEAN, alpha_bar * (SCALE * STD) ** 2 + 1 - alpha_bar)
+    assert_moments(noisy, alpha_bar.sqrt() * SCALED, alpha_bar * (SCALE * STD) ** 2 + 1 - alpha_bar)
     assert timesteps.min() < 200 and timesteps.max() >= 800
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v"])
 def test_diffusion_sees_scaled_samples_of_the_posterior(prediction_type):
     schedule = NoiseSchedule(prediction_type=prediction_type)
-    trainer = SimpleNamespace(scale=SCALE, schedule=schedule, state=STATE)
+    trainer = SimpleNamespace(latent=LATENT, schedule=schedule, state=STATE)
     noisy, timesteps, target = LatentDiffusionTrainer.draw(trainer, BATCH)
     assert_noised(noisy, timesteps, schedule)
-    # z_t and the target have z_0 between them, and that is N(s mean, s² std²).
+    # z_t and the target have z_0 between them, and that is N(s (mean - centre), s² std²).
     alpha_bar = schedule.alpha_bar[timesteps].reshape(-1, 1, 1, 1)
     signal, sigma = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
     clean = (noisy - sigma * target) / signal if prediction_type == "epsilon" else signal * noisy - sigma * target
-    assert_moments(clean, SCALE * MEAN, (SCALE * STD) ** 2)
+    assert_moments(clean, SCALED, (SCALE * STD) ** 2)
 
 
 def test_latent_classifier_sees_scaled_samples_of_the_posterior():
     schedule = NoiseSchedule()
     trainer = SimpleNamespace(
-        pretrained=SimpleNamespace(scale=SCALE),
+        pretrained=SimpleNamespace(latent=LATENT),
         schedule=schedule,
         state=STATE,
         bound=schedule.timesteps,

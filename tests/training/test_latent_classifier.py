@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from bundle.data.loader import ItemDataset
+from bundle.diffusion.latent_scale import LatentScale
 from bundle.diffusion.schedule import NoiseSchedule
 from bundle.models.classifiers import HalfUNetClassifier
 from bundle.runs.context import RunContext
@@ -73,8 +74,8 @@ def rows(tmp_path_factory):
         classes=["low", "high"], fingerprint="", part=parts.get, prepare=lambda: None, describe=lambda: {}
     )
     pretrained = SimpleNamespace(
-        scale=1.0, latent_side=SIDE, latent_channels=CHANNELS, fingerprint="", schedule=lambda: schedule,
-        prepare=lambda: None, autoencoder_facts={"definition": {}},
+        latent=LatentScale(1.0, (0.0,) * CHANNELS, (0.0,) * CHANNELS), latent_side=SIDE, latent_channels=CHANNELS,
+        fingerprint="", schedule=lambda: schedule, prepare=lambda: None, autoencoder_facts={"definition": {}},
     )  # fmt: skip
     architecture = functools.partial(
         HalfUNetClassifier, channels=[16, 16], attention_levels=[False, False], num_res_blocks=1, head_channels=16,

@@ -11,6 +11,7 @@ import torch
 from helpers import few_images
 from PIL import Image
 
+from bundle.diffusion.latent_scale import LatentScale
 from bundle.models.artefacts import load_artefact, save_artefact
 from bundle.runs.context import RunContext
 from bundle.training.latents import LatentCache, latent_statistics
@@ -19,17 +20,18 @@ from bundle.training.latents import LatentCache, latent_statistics
 def test_scaled_latents_have_unit_variance_and_decode_back(pretrained):
     """encode, scale, unscale, decode: the stored scale gives unit variance, and undoing it loses nothing."""
     autoencoder, facts = load_artefact(pretrained / "autoencoder.pt", "autoencoder")
-    scale = facts["latent"]["scale"]
+    latent = LatentScale.read(facts["latent"])
     paths = sorted((pretrained / "cache" / "generated_patches").rglob("*.png"))
     images = torch.stack([torch.from_numpy(np.array(Image.open(path))).permute(2, 0, 1) for path in paths])
     with torch.no_grad():
         mean, std = autoencoder.encode(images.float() / 127.5 - 1)
         latents = mean + std * torch.randn_like(std)
         direct = autoencoder.decode(latents)
-        there_and_back = autoencoder.decode((latents * scale) / scale)
+        there_and_back = autoencoder.decode(latent.unscaled(latent.scaled(latents)))
     torch.testing.assert_close(there_and_back, direct, rtol=1e-3, atol=1e-4)
     # Estimated on two orientations of the training part, measured here on all patches.
-    assert (latents * scale).std().item() == pytest.approx(1.0, rel=0.1)
+    scaled = latent.scaled(latents)
+    assert scaled.std().item() == pytest.approx(1.0, rel=0.1) and scaled.mean((0, 2, 3)).abs().max() < 0.1
 
 
 def test_latent_statistics_by_hand():
@@ -39,8 +41,12 @@ def test_latent_statistics_by_hand():
     statistics = latent_statistics(np.stack([means, stds], 1).astype(np.float16))
     assert statistics["mean"] == pytest.approx([3.0, -1.0], abs=0.03)
     assert statistics["std"] == pytest.approx([(4 + 0.25) ** 0.5, (0.25 + 1) ** 0.5], rel=0.01)
+    assert statistics["centre"] == statistics["mean"]
+    assert statistics["scale"] == pytest.approx(((4.25 + 1.25) / 2) ** -0.5, rel=0.01)
+    as_they_are = latent_statistics(np.stack([means, stds], 1).astype(np.float16), centred=False)
     # All elements about their common mean 1: variance = mean of (4.25 + 2²) and (1.25 + 2²).
-    assert statistics["scale"] == pytest.approx(((8.25 + 5.25) / 2) ** -0.5, rel=0.01)
+    assert as_they_are["scale"] == pytest.approx(((8.25 + 5.25) / 2) ** -0.5, rel=0.01)
+    assert "centre" not in as_they_are
 
 
 def test_full_disk_while_encoding_is_an_error_and_not_a_signal(pretrained, workflow, tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from helpers import assert_equal, kill_stage, root_cause, states
 
 from bundle.data.hashes import read_hashes
 from bundle.data.marks import read_marks
+from bundle.diffusion.latent_scale import LatentScale
 from bundle.models.artefacts import load_artefact
 
 
@@ -44,11 +45,12 @@ def test_artefacts_carry_all_that_sampling_needs(pretrained):
     diffusion, diffusion_facts = load_artefact(pretrained / "diffusion.pt", "diffusion")
     assert facts["patch_size"] == diffusion_facts["patch_size"] == 32
     assert facts["latent"]["scale"] == diffusion_facts["latent_scale"]
+    assert facts["latent"]["centre"] == diffusion_facts["latent_centre"] == facts["latent"]["mean"]
     assert facts["fingerprint"] == diffusion_facts["autoencoder_fingerprint"]
     assert diffusion_facts["schedule"]["beta_end"] == 0.0155
     latents = torch.randn(1, autoencoder.definition["latent_channels"], 16, 16)
     assert diffusion(latents, torch.tensor([10])).shape == latents.shape
-    assert autoencoder.decode(latents / facts["latent"]["scale"]).shape == (1, 3, 32, 32)
+    assert autoencoder.decode(LatentScale.read(facts["latent"]).unscaled(latents)).shape == (1, 3, 32, 32)
 
 
 def test_averaged_and_raw_weights_are_both_kept(pretrained):
