@@ -3,41 +3,51 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+
+import numpy as np
 
 from bundle.data.archives import array_of
-from bundle.data.cache import Record, SourceCache
-from bundle.data.sources import BEYOND_UNIT, Item, Listing
+from bundle.data.cache import Records, SourceCache
+from bundle.data.sources import BEYOND_UNIT, Item
+from bundle.data.texts import Texts
 
 
 def reading_order(
-    waiting: dict[str, list[Item]], listings: dict[str, Listing], caches: dict[str, SourceCache]
+    waiting: dict[str, list[Item]], names: Mapping[str, Texts], caches: Mapping[str, SourceCache]
 ) -> Iterator[tuple[str, list[Item], bool | None]]:
-    """What is to be read of each source, then those of its floats whose range most others of their set contradict."""
+    """What is to be read of each source, then those of its floats whose range most others of their set contradict.
+
+    Args:
+        waiting: by source, the files to be read.
+        names: by source, of all its files.
+        caches: by source, what is known of them.
+    """
     for source, items in waiting.items():
         yield source, items, None
         records = caches[source].records
-        ranges = float_ranges((file for file, _, _ in listings[source].items), records)
-        contradicted = [item for item in listings[source].items if ranges.get(item[0]) == (not records[item[0]].unit)]
-        for unit in (True, False):
-            yield source, [item for item in contradicted if ranges[item[0]] is unit], unit
+        if records.facts["peak"].any():
+            records = records.take(records.rows_of(names[source]))
+            ranges = float_ranges(records)
+            facts, files = records.facts, list(records.names)
+            contradicted = [row for row, is_unit in ranges.items() if is_unit == (not facts["unit"][row])]
+            for unit in (True, False):
+                rows = [row for row in contradicted if ranges[row] is unit]
+                yield source, [(files[row], *facts[["size", "mtime_ns"]][row].item()) for row in rows], unit
 
 
-def float_ranges(files: Iterable[str], records: Mapping[str, Record]) -> dict[str, bool]:
-    """By file, for each image of floats, whether its set lies in [0, 1].
+def float_ranges(records: Records) -> dict[int, bool]:
+    """By row, for each image of floats, whether its set lies in [0, 1].
 
     A set is an array of several images, or all others of the source. Most decide; images of zeros do not count.
 
     Args:
-        files: of one source.
-        records: of each, with its largest value.
+        records: of one source, with the largest value of each.
     """
-    files = list(files)
-    peaks = {file: records[file].peak for file in files if records[file].peak > 0}
-    if not peaks:
-        return {}
-    sizes = Counter(map(array_of, files))
-    set_of = {file: array_of(file) if sizes[array_of(file)] > 1 else None for file in peaks}
+    peaks = records.facts["peak"]
+    sets = [array_of(file) for file in records.names]
+    sizes = Counter(sets)
+    set_of = {row: sets[row] if sizes[sets[row]] > 1 else None for row in np.flatnonzero(peaks > 0).tolist()}
     total = Counter(set_of.values())
-    beyond = Counter(set_of[file] for file, peak in peaks.items() if peak >= BEYOND_UNIT)
-    return {file: 2 * beyond[name] < total[name] for file, name in set_of.items()}
+    beyond = Counter(name for row, name in set_of.items() if peaks[row] >= BEYOND_UNIT)
+    return {row: 2 * beyond[name] < total[name] for row, name in set_of.items()}

@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -81,15 +80,15 @@ class TrainingPatches(OpenedOnUse):
         store = self.store
         weights = store.weights.tolist() if store.weighted else None
         digest = hashlib.sha256(f"{store.fingerprint} {weights}".encode())
-        digest.update("".join(store.sha256).encode())
+        digest.update(store.digests.tobytes().hex().encode())
         digest.update(np.packbits(self.trained_on).tobytes())
         return digest.hexdigest()
 
     @property
     def held_out_slides(self) -> set[str]:
         """Slides none of whose patches is trained on; empty where single patches are held out."""
-        groups = np.array(self.store.groups)
-        return set(groups[self.held_out]) - set(groups[~self.held_out])
+        slides, of = self.store.slides, self.store.slide_of
+        return {slides[number] for number in np.setdiff1d(of[self.held_out], of[~self.held_out])}
 
     def open(self) -> None:
         """Finds, checks and caches the patches, and says what was found."""
@@ -112,12 +111,12 @@ class TrainingPatches(OpenedOnUse):
                 "left to train on: change --validation_share or --validation_slides"
             )
         # A tile that also lies, pixel for pixel, in a held-out slide would make the metrics look better than they are.
-        hashes = np.array(store.sha256)
-        self.trained_on = ~self.held_out & ~np.isin(hashes, hashes[self.held_out])
+        pictures = store.pictures
+        self.trained_on = ~self.held_out & ~np.isin(pictures, pictures[self.held_out])
         if not self.trained_on.any():
             raise ValueError(
                 f"every patch to train on is also held out, pixel for pixel: the {len(store)} patches show "
-                f"{len(set(store.sha256))} pictures. Give more of them, or change --validation_slides"
+                f"{len(store) - store.duplicates} pictures. Give more of them, or change --validation_slides"
             )
         if store.weighted:
             unused = np.setdiff1d(np.arange(len(store.sources)), store.source_of[self.trained_on])
@@ -129,24 +128,24 @@ class TrainingPatches(OpenedOnUse):
 
     def choose_held_out(self, store: PatchStore) -> np.ndarray:
         """Boolean [N], True for patches kept for validation."""
-        groups = np.array(store.groups)
-        counts = Counter(groups.tolist())
+        numbers = np.bincount(store.slide_of)
+        counts = {slide: int(count) for slide, count in zip(store.slides, numbers)}
         if self.validation_slides is not None:
             unknown = [name for name in self.validation_slides if name not in counts]
             if unknown:
                 raise ValueError(f"--validation_slides {unknown} are not among the slides found: {sorted(counts)}")
-            return np.isin(groups, self.validation_slides)
+            return _of_slides(store, self.validation_slides)
         random = np.random.default_rng(self.seed)
-        wanted = self.validation_share * len(groups)
+        wanted = self.validation_share * len(store)
         if len(counts) < 3:
-            held_out = np.zeros(len(groups), bool)
-            held_out[random.permutation(len(groups))[: max(1, round(wanted))]] = True
+            held_out = np.zeros(len(store), bool)
+            held_out[random.permutation(len(store))[: max(1, round(wanted))]] = True
             return held_out
         chosen: list[str] = []
         for name in random.permutation(sorted(counts)):
             if sum(counts[slide] for slide in chosen) < wanted:
                 chosen.append(name)
-        return np.isin(groups, chosen)
+        return _of_slides(store, chosen)
 
     def summary(self) -> str:
         slides = sorted(self.held_out_slides)
@@ -190,6 +189,11 @@ class TrainingPatches(OpenedOnUse):
         indices = np.flatnonzero(self.held_out)
         places = np.linspace(0, len(indices) - 1, min(len(indices), self.validation_maximum)).round().astype(int)
         return indices[places]
+
+
+def _of_slides(store: PatchStore, names: Collection[str]) -> np.ndarray:
+    """Boolean [N], True for patches of these slides."""
+    return np.array([slide in names for slide in store.slides])[store.slide_of]
 
 
 @by_name(

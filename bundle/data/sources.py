@@ -26,6 +26,7 @@ from bundle.data.names import MASKS, left_out, mask_folders
 from bundle.data.nifti import read_slice
 from bundle.data.pages import channels_of
 from bundle.data.whole import require_whole
+from bundle.runs.files import OUT_OF_FILES
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 # Pillow opens these and nothing else, so that a file's content cannot call for a decoder its suffix does not promise.
@@ -239,6 +240,8 @@ def read_image(root: str | os.PathLike, file: str, unit: bool | None = None) -> 
     except MemoryError:
         raise
     except Exception as error:  # decoders meet damage with nearly any exception
+        if getattr(error, "errno", None) in OUT_OF_FILES:  # which says nothing of this one
+            raise OSError(error.errno, f"{path}: {error.strerror}; allow more open files (ulimit -n)") from error
         raise UnreadableImage(str(root.parent / file if root.is_file() else root / file), _reason(error)) from error
 
 

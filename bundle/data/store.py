@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 import os
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -15,14 +15,14 @@ import torch
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from bundle.data.archives import split_member
-from bundle.data.cache import NOT_CACHED, Record, SourceCache
+from bundle.data.cache import Record, SourceCache
 from bundle.data.float_range import reading_order
+from bundle.data.groups import groups_of
 from bundle.data.looks import look_of
-from bundle.data.names import nfc
 from bundle.data.sources import BEYOND_UNIT, Item, Listing, UnreadableImage, list_source, parse_sources, read_image
 from bundle.data.stain import macenko_normalise
 from bundle.data.store_report import require_tissue, summarise
+from bundle.data.texts import Texts
 from bundle.data.transforms import resize_patch
 from bundle.runs.context import RunContext
 from bundle.runs.opening import OpenedOnUse
@@ -31,7 +31,7 @@ from bundle.runs.workflow import by_name
 
 logger = logging.getLogger(__name__)
 
-VERSION = 2  # raise it when decoding, hashing or resizing changes, so that old caches are not met
+VERSION = 3  # raise it when decoding, hashing or resizing changes, so that old caches are not met
 CHUNK_PATCHES = 1024  # written at a time: what an interruption can lose
 CHUNK_BYTES = 64 * 2**20
 
@@ -55,22 +55,20 @@ class PatchStore(OpenedOnUse):
 
     Attributes:
         files: names within their source; sources: the sources themselves; source_of: int array [patches], which.
-        groups: the slide of each patch, for splits: the first folder under the source; for an image in an archive
-            that lies at the top, the archive with its first folder or array (`tiles.zip#slide`); '' where there is no
-            folder, or one image in the archive.
-        sha256: of each image's full-size RGB pixels and shape, hexadecimal.
+        slides: names of the slides, see `bundle.data.groups.groups_of`; slide_of: int array [patches], which.
+        facts: array [patches] of `bundle.data.cache.FACTS`: what is known of each file.
         sizes: int array [patches, 2], full-size height and width.
         looks: int array [patches], places in `bundle.data.looks.LOOKS`, of the full-size image.
         weights: float array [sources], summing to 1; weighted: whether they were given, and not counted.
         rejected: (source, file, reason) of each file left out.
-        caches, passed_over: by source, its records, and for people what is not among its images.
+        caches, passed_over: by source, its pixels, and for people what is not among its images.
         fingerprint: sha256 of the sorted pixel hashes, the patch size and the choice of stain normalisation: the same
             for the same images wherever they lie and whatever they are called.
     """
 
     opened = (
-        "files", "sources", "source_of", "groups", "sha256", "sizes", "looks", "weights", "weighted", "rejected",
-        "caches", "passed_over", "fingerprint",
+        "files", "sources", "source_of", "slides", "slide_of", "facts", "sizes", "looks", "weights", "weighted",
+        "rejected", "caches", "passed_over", "fingerprint",
     )  # fmt: skip
 
     def __init__(
@@ -124,12 +122,13 @@ class PatchStore(OpenedOnUse):
             raise OSError(
                 error.errno, f"cache_dir {str(self.cache_dir)!r} cannot be written: {error}. Give another --cache_dir"
             ) from error
+        names = {source: Texts.of(file for file, _, _ in listing.items) for source, listing in listings.items()}
         try:
-            self._update(listings, caches, cached)
-            self._list_rejected(listings, caches)
+            self._update(listings, names, caches, cached)
+            self._list_rejected(listings, names, caches)
         finally:
             lock.release()
-        self._collect(sources, listings, caches)
+        self._collect(sources, listings, names, caches)
         require_tissue(self)
 
     @property
@@ -146,17 +145,46 @@ class PatchStore(OpenedOnUse):
         Raises:
             UnreadableImage: not cached, and the file has gone or changed for the worse since.
         """
-        source, file = self.sources[self.source_of[index]], self.files[index]
-        pixels = self.caches[source].pixels(file)
+        source, facts = self.sources[self.source_of[index]], self.facts[index]
+        pixels = self.caches[source].pixels(int(facts["chunk"]), int(facts["row"]))
         if pixels is None:
-            record = self.caches[source].records[file]
-            rgb, _ = read_image(source, file, bool(record.unit) if record.peak else None)
+            rgb, _ = read_image(source, self.files[index], bool(facts["unit"]) if facts["peak"] else None)
             pixels = _resized(rgb, self.patch_size, self.normalise_stain)
         return torch.from_numpy(pixels)
 
     def summary(self) -> str:
         """What was found, for people, in several lines."""
         return summarise(self)
+
+    @property
+    def groups(self) -> list[str]:
+        """The slide of each patch, by name."""
+        return [self.slides[number] for number in self.slide_of.tolist()]
+
+    @property
+    def digests(self) -> np.ndarray:
+        """SHA-256 of each image's full-size RGB pixels and shape, uint8 [patches, 32]."""
+        return self.facts["sha256"]
+
+    @functools.cached_property
+    def pictures(self) -> np.ndarray:
+        """A number for each patch, the same for those of the same pixels; int array [patches]."""
+        words = np.ascontiguousarray(self.digests).view(np.uint64)
+        order = np.lexsort(words.T)
+        new = np.concatenate([[False], (np.diff(words[order].astype(np.uint64), axis=0) != 0).any(1)])
+        pictures = np.empty(len(words), np.int64)
+        pictures[order] = np.cumsum(new)
+        return pictures
+
+    @property
+    def duplicates(self) -> int:
+        """Patches with the same pixels as an earlier one."""
+        return len(self) - int(self.pictures.max()) - 1
+
+    @property
+    def sha256(self) -> list[str]:
+        """The same, hexadecimal."""
+        return self.digests.tobytes().hex(" ", 32).split()
 
     @property
     def patch_bytes(self) -> int:
@@ -183,17 +211,17 @@ class PatchStore(OpenedOnUse):
         key = f"{VERSION}\0{os.path.abspath(source)}\0{self.patch_size}\0{bool(self.normalise_stain)}"
         return self.cache_dir / hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()[:16]
 
-    def _update(self, listings: dict[str, Listing], caches: dict[str, SourceCache], cached: bool) -> None:
+    def _update(
+        self, listings: dict[str, Listing], names: dict[str, Texts], caches: dict[str, SourceCache], cached: bool
+    ) -> None:
         """Examine what is new or changed and complete the caches; break off once too many are known to be bad."""
         waiting: dict[str, list[Item]] = {}
         rejected = 0
         for source, cache in caches.items():
             cache.load()
-            known = [_is_known(cache.records.get(item[0]), item, cached) for item in listings[source].items]
-            waiting[source] = [item for item, is_known in zip(listings[source].items, known) if not is_known]
-            rejected += sum(
-                bool(cache.records[item[0]].reason) for item, is_known in zip(listings[source].items, known) if is_known
-            )
+            known, bad = cache.records.known(listings[source].items, names[source], cached)
+            waiting[source] = [listings[source].items[place] for place in np.flatnonzero(~known).tolist()]
+            rejected += int(bad.sum())
         allowed = self.maximum_rejected_share * sum(len(listing.items) for listing in listings.values())
         count = sum(len(items) for items in waiting.values())
         rows = max(1, min(CHUNK_PATCHES, CHUNK_BYTES // self.patch_bytes)) if cached else CHUNK_PATCHES
@@ -201,7 +229,8 @@ class PatchStore(OpenedOnUse):
             ThreadPoolExecutor(self.workers or os.cpu_count() or 1) as threads,
             tqdm(total=count, desc="reading patches", unit="patch", disable=not count) as bar,
         ):
-            for source, items, unit in reading_order(waiting, listings, caches):
+            for source, items, unit in reading_order(waiting, names, caches):
+                before = caches[source].records if unit is not None else None
                 examine = partial(_examine, source, self.patch_size, self.normalise_stain, cached, unit)
                 for start in range(0, len(items), rows):
                     chunk = items[start : start + rows]
@@ -211,25 +240,27 @@ class PatchStore(OpenedOnUse):
                         pixels.append(row)
                         bar.update()
                     files = [file for file, _, _ in chunk]
-                    if unit is not None:  # read anew: what they weigh in the decision stays
-                        before = [caches[source].records[file] for file in files]
-                        records = [new._replace(peak=old.peak, unit=int(unit)) for new, old in zip(records, before)]
-                        rejected -= sum(bool(record.reason) for record in before)
+                    if before is not None:  # read anew: what they weigh in the decision stays
+                        places = before.rows_of(Texts.of(files))
+                        peaks = before.facts["peak"][places].tolist()
+                        records = [new._replace(peak=peak, unit=int(unit)) for new, peak in zip(records, peaks)]
+                        rejected -= int((~before.good[places]).sum())
                     caches[source].append(files, records, pixels)
                     rejected += sum(bool(record.reason) for record in records)
                     if rejected > allowed:
                         return
         for source, cache in caches.items():
-            cache.complete(file for file, _, _ in listings[source].items)
+            cache.complete(names[source])
 
-    def _list_rejected(self, listings: dict[str, Listing], caches: dict[str, SourceCache]) -> None:
+    def _list_rejected(
+        self, listings: dict[str, Listing], names: dict[str, Texts], caches: dict[str, SourceCache]
+    ) -> None:
         """Write the list of rejected files; raise where they are too many."""
-        rejected = [
-            (source, file, caches[source].records[file].reason)
-            for source, listing in listings.items()
-            for file, _, _ in listing.items
-            if file in caches[source].records and caches[source].records[file].reason
-        ]
+        rejected = []
+        for source, cache in caches.items():
+            rows = cache.records.rows_of(names[source])  # -1 where it wasn't looked at any more
+            bad = rows[rows >= 0][~cache.records.good[rows[rows >= 0]]].tolist()
+            rejected += [(source, cache.records.names[row], cache.records.reasons[row]) for row in bad]
         unexamined = [(source, *entry) for source, listing in listings.items() for entry in listing.unexamined]
         write_rows(self.rejected_file, [("source", "file", "reason"), *rejected, *unexamined])
         self.rejected = rejected
@@ -243,33 +274,33 @@ class PatchStore(OpenedOnUse):
             )
 
     def _collect(
-        self, sources: dict[str, float | None], listings: dict[str, Listing], caches: dict[str, SourceCache]
+        self,
+        sources: dict[str, float | None],
+        listings: dict[str, Listing],
+        names: dict[str, Texts],
+        caches: dict[str, SourceCache],
     ) -> None:
-        files, numbers, records = [], [], []
-        for number, source in enumerate(sources):
-            for file, _, _ in listings[source].items:
-                record = caches[source].records[file]
-                if not record.reason:
-                    files.append(file)
-                    numbers.append(number)
-                    records.append(record)
-        counts = np.bincount(np.array(numbers, np.int64), minlength=len(sources))
+        good = {source: np.flatnonzero(caches[source].records.good) for source in sources}
+        counts = np.array([len(places) for places in good.values()])
         for source, count in zip(sources, counts):
             if count == 0:
                 raise ValueError(f"dataset_dir: no file of {source!r} can be read; see {self.rejected_file} for why")
         given = [weight for weight in sources.values() if weight is not None]
         self.weights, self.weighted = np.array(given or counts / counts.sum(), np.float64), bool(given)
-        self.sources, self.source_of = list(sources), np.array(numbers, np.int64)
-        images = Counter(split_member(file)[0] for file in files)
-        self.groups = [_group(file, images[split_member(file)[0]]) for file in files]
-        self.sha256 = [record.sha256 for record in records]
-        self.sizes = np.array([(record.height, record.width) for record in records], np.int64)
-        hashes = " ".join(sorted(self.sha256))
-        content = f"{self.patch_size} {bool(self.normalise_stain)} {hashes}"
+        self.sources, self.source_of = list(sources), np.repeat(np.arange(len(sources)), counts)
+        files = Texts.joined([names[source].take(places) for source, places in good.items()])
+        self.slides, self.slide_of = groups_of(files)
+        self.facts = np.concatenate([caches[source].records.facts[places] for source, places in good.items()])
+        self.sizes = np.stack([self.facts["height"], self.facts["width"]], axis=1)
+        digests = np.ascontiguousarray(self.digests)
+        in_order = np.lexsort(digests.view(">u8").T[::-1])
+        content = f"{self.patch_size} {bool(self.normalise_stain)} {digests[in_order].tobytes().hex(' ', 32)}"
         self.fingerprint = hashlib.sha256(content.encode()).hexdigest()
         self.passed_over = {source: listing.passed_over() for source, listing in listings.items()}
+        for cache in caches.values():
+            cache.forget()  # what is known of the files is in `facts`
         self.caches = caches
-        self.looks = np.array([record.look for record in records], np.int64)
+        self.looks = self.facts["look"].astype(np.int64)
         self.files = files
 
 
@@ -289,13 +320,6 @@ def evaluated(arguments: dict[str, object]) -> dict[str, object]:
     return {name: value() if callable(value) else value for name, value in arguments.items()}
 
 
-def _is_known(record: Record | None, item: Item, cached: bool) -> bool:
-    """Whether what was recorded still holds: the file has not changed, and its pixels are there if they should be."""
-    if record is None or (record.size, record.mtime_ns) != item[1:]:
-        return False
-    return bool(record.reason) or not cached or record.chunk != NOT_CACHED
-
-
 def _examine(
     source: str, patch_size: int, normalise_stain: bool, keep: bool, unit: bool | None, item: Item
 ) -> tuple[Record, np.ndarray | None]:
@@ -304,26 +328,15 @@ def _examine(
     try:
         rgb, peak = read_image(source, file, unit)
     except UnreadableImage as error:
-        return Record(size, mtime_ns, 0, 0, "", NOT_CACHED, 0, error.reason), None
+        return Record(size, mtime_ns, 0, 0, b"", error.reason), None
     height, width = rgb.shape[:2]
     digest = hashlib.sha256(f"{height}x{width}".encode())
     digest.update(rgb)  # and no copy of it, which may be large
     pixels = _resized(rgb, patch_size, normalise_stain) if keep else None
     is_unit = 0 < peak < BEYOND_UNIT if unit is None else unit
-    sha256 = digest.hexdigest()
-    return Record(size, mtime_ns, height, width, sha256, NOT_CACHED, 0, "", look_of(rgb), peak, int(is_unit)), pixels
+    return Record(size, mtime_ns, height, width, digest.digest(), "", look_of(rgb), peak, int(is_unit)), pixels
 
 
 def _resized(rgb: np.ndarray, patch_size: int, normalise_stain: bool) -> np.ndarray:
     rgb = resize_patch(macenko_normalise(rgb) if normalise_stain else rgb, patch_size)
     return np.array(rgb.transpose(2, 0, 1), order="C")
-
-
-def _group(file: str, images: int) -> str:
-    """The slide of an image in a file of so many images."""
-    archive, member = split_member(file)
-    if member is not None and images == 1 and "/" not in archive:  # one tile a file says nothing of its slide
-        return ""
-    if "/" in file:
-        return nfc(file.split("/", 1)[0])
-    return nfc(archive) if member is not None else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,18 @@ from bundle.data.looks import SHOWN, describe_looks, show_blank
 def summarise(store: Any) -> str:
     """What a PatchStore found, for people, in several lines."""
     patches, total = len(store), len(store) + len(store.rejected)
-    groups = len(set(zip(store.source_of.tolist(), store.groups)))
+    slides = [np.unique(store.slide_of[store.source_of == number]) for number in range(len(store.sources))]
+    groups = sum(map(len, slides))
     lines = [f"{patches} patches from {len(store.sources)} source(s), {groups} group(s)"]
     for number, source in enumerate(store.sources):
-        chosen = np.flatnonzero(store.source_of == number)
-        groups = len({store.groups[index] for index in chosen})
+        count = int((store.source_of == number).sum())
         ignored = store.passed_over[source]
         lines.append(
-            f"  {source}: {len(chosen)} patches, weight {store.weights[number]:.3f}, {groups} group(s)"
+            f"  {source}: {count} patches, weight {store.weights[number]:.3f}, {len(slides[number])} group(s)"
             + f", ignored {ignored}" * bool(ignored)
         )
-    sizes = Counter(map(tuple, store.sizes.tolist()))
-    (height, width), count = max(sizes.items(), key=lambda size: (size[1], size[0]))
+    sizes, counts = np.unique(store.sizes, axis=0, return_counts=True)
+    (height, width), count = max(zip(sizes.tolist(), counts.tolist()), key=lambda size: (size[1], size[0]))
     smallest, largest = store.sizes.min(axis=0), store.sizes.max(axis=0)
     lines.append(
         f"sizes (height x width): {height} x {width} in {count} of {patches}; heights {smallest[0]} to "
@@ -38,13 +37,12 @@ def summarise(store: Any) -> str:
     lines.append(f"rejected: {len(store.rejected)} of {total} ({len(store.rejected) / total:.2%})")
     if store.rejected:
         lines[-1] += f", listed in {store.rejected_file}"
-    lines.append(f"duplicates (the same pixels as another patch): {patches - len(set(store.sha256))}")
+    lines.append(f"duplicates (the same pixels as another patch): {store.duplicates}")
     lines.append(f"hardly tissue: {describe_looks(store.looks) or 'none'}")
     lines[-1] += f", shown in {store.blank_picture}" if store.looks.any() else ""
-    records = [store.caches[store.sources[number]].records[file] for number, file in zip(store.source_of, store.files)]
-    clipped = sum(bool(record.unit) and record.peak > 1 for record in records)
+    clipped = int(((store.facts["unit"] != 0) & (store.facts["peak"] > 1)).sum())
     lines += [f"floats in [0, 1] that went above 1, clipped: {clipped}"] if clipped else []
-    cached = sum(record.chunk != NOT_CACHED for record in records)
+    cached = int((store.facts["chunk"] != NOT_CACHED).sum())
     if cached == patches:
         lines.append(f"pixels: {patches * store.patch_bytes / 1e6:.1f} MB kept in {store.cache_dir}")
     else:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+OUT_OF_FILES = (errno.EMFILE, errno.ENFILE)
 # As numpy and safetensors say it, without the number.
 FULL_IN_WORDS = re.compile(r"no space left|not enough free space|\d+ requested and \d+ written", re.IGNORECASE)
 MOVE = ", or move that folder to a larger disk and name it there,"

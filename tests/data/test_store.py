@@ -243,7 +243,7 @@ def test_an_interrupted_start_goes_on_where_it_was(tiles, tmp_path, monkeypatch,
 def test_damage_to_the_cache_is_mended(tiles, tmp_path, decoded):
     store = prepare(tiles, tmp_path / "cache")
     expected = [store.image(index) for index in range(12)]
-    for pattern in ("pixels-*.npy", "index.npz"):
+    for pattern in ("pixels-*.u8", "index.npz"):
         for remove in (True, False):
             decoded.clear()
             (path,) = (tmp_path / "cache").rglob(pattern)
@@ -259,7 +259,7 @@ def test_what_is_no_longer_needed_is_removed(tiles, tmp_path):
     write_patches(tiles, [str(path.relative_to(tiles)) for path in tiles.rglob("*.png")], seed=4)
     prepare(tiles, tmp_path / "cache")
     np.testing.assert_array_equal(running.image(0).permute(1, 2, 0), expected)  # another run goes on undisturbed
-    assert len(list((tmp_path / "cache").rglob("pixels-*.npy"))) == 1
+    assert len(list((tmp_path / "cache").rglob("pixels-*.u8"))) == 1
 
 
 def test_names_beyond_ascii_and_utf8_are_kept(tmp_path):
@@ -387,13 +387,42 @@ def test_a_full_disk_is_reported_and_leaves_no_half_file(tiles, tmp_path, monkey
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fsync)
-    with pytest.raises(OSError, match=r"disk is full: .*np[yz] could not be written.*--cache_gigabytes") as caught:
+    with pytest.raises(OSError, match=r"disk is full: .*(u8|npz) could not be written.*--cache_gigabytes") as caught:
         prepare(tiles, tmp_path / "cache")
     assert caught.value.errno == errno.ENOSPC
     assert not list((tmp_path / "cache").rglob("*.tmp"))
-    assert len(list((tmp_path / "cache").rglob("*.np[yz]"))) == full_at
+    assert len(list((tmp_path / "cache").rglob("*.npz"))) == max(full_at - 1, 0)
     monkeypatch.undo()
-    assert len(prepare(tiles, tmp_path / "cache")) == 12
+    store = prepare(tiles, tmp_path / "cache")
+    np.testing.assert_array_equal(store.image(5).permute(1, 2, 0), read_rgb(tiles, store.files[5]))
+    assert len(list((tmp_path / "cache").rglob("*.u8"))) == 1  # rows that no facts name go with their file
+
+
+def test_running_out_of_open_files_is_no_damage(tiles, tmp_path, monkeypatch):
+    """Neither of the cache, which would be decoded again, nor of an image, which would be left out."""
+    store = prepare(tiles, tmp_path / "cache")
+
+    def refuse(*arguments, **options):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(np, "load", refuse)
+    with pytest.raises(OSError, match="Too many open files"):
+        prepare(tiles, tmp_path / "cache")
+    monkeypatch.undo()
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(OSError, match=r"Too many open files.*ulimit -n"):
+        read_rgb(tiles, store.files[0])
+
+
+def test_each_run_has_its_file_of_pixels_and_few_are_open(tmp_path, monkeypatch):
+    monkeypatch.setattr("bundle.data.cache.OPEN_FILES", 2)
+    for run in range(4):
+        images = write_patches(tmp_path / "a", [f"{run}.png"], seed=run)
+        store = prepare(tmp_path / "a", tmp_path / "cache")
+    assert len(list((tmp_path / "cache").rglob("*.u8"))) == len(images) + 3 == 4
+    for index, file in enumerate(store.files):
+        np.testing.assert_array_equal(store.image(index).permute(1, 2, 0), read_rgb(tmp_path / "a", file))
+    assert len(store.caches[str(tmp_path / "a")]._maps) == 2
 
 
 def test_the_sources_are_never_written_to(tiles, tmp_path):
