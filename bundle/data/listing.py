@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from bundle.data.array_layouts import LAYOUTS
@@ -21,13 +19,9 @@ class Listing:
     ignored: Counter = field(default_factory=Counter)
     unexamined: list[tuple[str, str]] = field(default_factory=list)
 
-    @contextmanager
-    def examining(self, name: str) -> Iterator[None]:
-        """Notes what the system says instead of raising it."""
-        try:
-            yield
-        except OSError as error:
-            self.unexamined.append((name, f"{type(error).__name__}: {error.strerror}"))
+    def note(self, name: str, error: OSError) -> None:
+        """Notes what the system says of something that cannot be examined."""
+        self.unexamined.append((name, f"{type(error).__name__}: {error.strerror}"))
 
     def passed_over(self) -> str:
         """For people: what is not among the items; empty where all is."""

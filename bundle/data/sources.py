@@ -32,7 +32,8 @@ NIFTI_SUFFIXES = (".nii", ".nii.gz")
 # Pillow opens these and nothing else, so that a file's content cannot call for a decoder its suffix does not promise.
 PILLOW_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP")
 BEYOND_UNIT = 2  # floats in [0, 1] end below it, also where a resize took some above 1
-SUPPORTED = ", ".join((*IMAGE_SUFFIXES, *NIFTI_SUFFIXES, *ARCHIVE_SUFFIXES))
+SUFFIXES = (*IMAGE_SUFFIXES, *NIFTI_SUFFIXES, *ARCHIVE_SUFFIXES)
+SUPPORTED = ", ".join(SUFFIXES)
 SIXTEEN_TO_EIGHT_BITS = np.rint(np.arange(2**16) / 257).astype(np.uint8)  # a table takes less memory than floats
 
 
@@ -140,7 +141,7 @@ def _walk(listing: Listing, root: Path) -> None:
     folders, visited = [("", str(root))], set()
     while folders:
         prefix, folder = folders.pop()
-        with listing.examining(prefix or "."):
+        try:
             status = os.stat(folder)
             if (status.st_dev, status.st_ino) in visited:  # a link back to a folder above
                 listing.ignored["(folder linked again)"] += 1
@@ -152,24 +153,27 @@ def _walk(listing: Listing, root: Path) -> None:
                     if kind := left_out([entry.name]):
                         listing.ignored[kind] += 1
                         continue
-                    with listing.examining(prefix + entry.name):
+                    try:
                         if entry.is_dir():
                             below.append(entry)
                         else:
                             _add(listing, prefix + entry.name, entry.path)
+                    except OSError as error:
+                        listing.note(prefix + entry.name, error)
             masks = mask_folders(entry.name for entry in below)
             for entry in below:
                 if entry.name in masks:
                     listing.ignored[MASKS] += sum(len(files) for _, _, files in os.walk(entry.path))
                 else:
                     folders.append((f"{prefix}{entry.name}/", entry.path))
+        except OSError as error:
+            listing.note(prefix or ".", error)
 
 
 def _add(listing: Listing, file: str, path: str) -> None:
     name = file.lower()
-    suffix = os.path.splitext(name)[1]
-    if not name.endswith(IMAGE_SUFFIXES + NIFTI_SUFFIXES + ARCHIVE_SUFFIXES):
-        listing.ignored[suffix or "(no suffix)"] += 1
+    if not name.endswith(SUFFIXES):
+        listing.ignored[os.path.splitext(name)[1] or "(no suffix)"] += 1
         return
     try:
         status = os.stat(path)
@@ -179,7 +183,7 @@ def _add(listing: Listing, file: str, path: str) -> None:
     if not stat.S_ISREG(status.st_mode):  # a pipe or a device would block whoever opens it
         listing.ignored["(not a file)"] += 1
         return
-    if suffix not in ARCHIVE_SUFFIXES:
+    if not name.endswith(ARCHIVE_SUFFIXES):
         listing.items.append((file, status.st_size, status.st_mtime_ns))
         return
     try:
@@ -189,7 +193,7 @@ def _add(listing: Listing, file: str, path: str) -> None:
         return
     listing.ignored.update(ignored)
     if not members and not ignored:
-        listing.ignored[f"{suffix} without images"] += 1
+        listing.ignored[f"{os.path.splitext(name)[1]} without images"] += 1
     listing.items.extend((f"{file}#{member}", status.st_size, status.st_mtime_ns) for member in members)
 
 

@@ -125,6 +125,8 @@ class PatchStore(OpenedOnUse):
         names = {source: Texts.of(file for file, _, _ in listing.items) for source, listing in listings.items()}
         try:
             self._update(listings, names, caches, cached)
+            for listing in listings.values():
+                listing.items = []  # a third of what a million patches take in memory
             self._list_rejected(listings, names, caches)
         finally:
             lock.release()
@@ -264,7 +266,7 @@ class PatchStore(OpenedOnUse):
         unexamined = [(source, *entry) for source, listing in listings.items() for entry in listing.unexamined]
         write_rows(self.rejected_file, [("source", "file", "reason"), *rejected, *unexamined])
         self.rejected = rejected
-        total = sum(len(listing.items) for listing in listings.values())
+        total = sum(map(len, names.values()))
         if len(rejected) > self.maximum_rejected_share * total:
             first = "; ".join(f"{Path(source) / file}: {reason}" for source, file, reason in rejected[:3])
             raise ValueError(
