@@ -178,37 +178,40 @@ def read_answers(path: Path, sealed: Sealed) -> tuple[dict[str, Any], list[dict[
         ValueError: it was edited, or belongs to another reading; names the line.
     """
     lines = path.read_bytes().split(b"\n")[:-1]  # what has no end was never acknowledged
-    last, found, names = "", [], set()
-    for number, line in enumerate(lines, 1):
-        try:
-            content = json.loads(line)
-            digest = content.pop("hash")
-            whole = digest == _hash(last, content)
-        except (ValueError, KeyError, AttributeError, TypeError):
-            whole = False
-        if whole and number > 1:
-            at = content.pop("at", "")
-            try:
-                content = {**check_answer(content, sealed.classes), "at": at}
-                whole = content["picture"] in sealed.pictures and content["picture"] not in names
-            except ValueError:
-                whole = False
-            names.add(content.get("picture"))
-        if not whole:
-            raise ValueError(
-                f"{path}, line {number}: it is not as it was written, so the file was edited or a line of it is gone. "
-                f"The {max(number - 2, 0)} answers before are whole. {REMEDY.capitalize()}"
-            )
-        last = digest
-        found.append(content)
-    if not found:
+    if not lines:
         raise ValueError(f"{path} is empty: {REMEDY}")
-    header, answers = found[0], found[1:]
-    if header.get("format") != FORMAT or not isinstance(header.get("reader"), str):
-        raise ValueError(f"{path} is not a file of answers: {REMEDY}")
-    if header.get("reading") != sealed.sha256 or header.get("key_sha256") != sealed.key_sha256:
+    header, last = _line(lines[0], "")
+    if header is not None and (header.get("format") != FORMAT or header.get("reading") != sealed.sha256):
         raise ValueError(f"{path} has the answers to another reading than that of {sealed.folder}: {REMEDY}")
-    return header, answers, last
+    answers: list[dict[str, Any]] = []
+    names = set(sealed.pictures)
+    for line in lines[1:] if header is not None else ():
+        content, last = _line(line, last)
+        try:
+            at = content.pop("at")
+            answer = {**check_answer(content, sealed.classes), "at": at}
+            names.remove(answer["picture"])
+            answers.append(answer)
+        except (AttributeError, KeyError, ValueError):
+            break
+    else:
+        if header is not None:
+            return header, answers, last
+    number = len(answers) + 2 if header is not None else 1
+    raise ValueError(
+        f"{path}, line {number}: it is not as it was written, so the file was edited or a line of it is gone. The "
+        f"{number - 2 if number > 1 else 0} answers before are whole. {REMEDY.capitalize()}"
+    )
+
+
+def _line(line: bytes, last: str) -> tuple[dict[str, Any] | None, str]:
+    """What a line holds, and its hash; None where it is not as it was written after a line of the hash `last`."""
+    try:
+        content = json.loads(line)
+        digest = content.pop("hash")
+        return (content, digest) if digest == _hash(last, content) else (None, "")
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return None, ""
 
 
 def _hash(last: str, content: dict[str, Any]) -> str:

@@ -149,8 +149,8 @@ class Preparation:
     def _prepare(self) -> None:
         if any((self.folder / ANSWERS).glob("*")):
             raise ValueError(
-                f"{self.folder / ANSWERS} has answers, and {self.folder / READING}, which says what to, is gone: put it "
-                "back, or name another --output_dir"
+                f"{self.folder / ANSWERS} has answers, and {self.folder / READING}, which says what to, is gone: put "
+                "it back, or name another --output_dir"
             )
         salt = secrets.token_hex(32)
         chosen, files = self._draw(salt)
@@ -174,7 +174,7 @@ class Preparation:
                 "key_sha256": digest,
             },
         )
-        logger.info(f"{len(files)} pictures in {self.folder / PICTURES}; the key, not for readers: {self.key_dir / KEY}")
+        logger.info(f"to be read: {len(files)} in {self.folder / PICTURES}; not for readers: {self.key_dir / KEY}")
 
     def _draw(self, salt: str) -> tuple[Chosen, dict[str, bytes]]:
         """What each picture is, and its file, by its name; the names are hashes with the salt."""

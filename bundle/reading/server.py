@@ -79,7 +79,9 @@ def application(sealed: Sealed, readers: dict[str, AnswerFile]) -> Starlette:
         given = request.path_params["token"].encode()
         found = [file for token, file in readers.items() if hmac.compare_digest(token.encode(), given)]
         if not found:
-            raise HTTPException(403, "This address is not valid, or no longer. Open the one that scripts/read.py shows.")
+            raise HTTPException(
+                403, "This address is not valid, or no longer. Open the one that scripts/read.py shows."
+            )
         return found[0]
 
     async def static(request: Request) -> Response:
@@ -115,7 +117,7 @@ def application(sealed: Sealed, readers: dict[str, AnswerFile]) -> Starlette:
         assert isinstance(error, HTTPException)
         return Response(error.detail, error.status_code, media_type="text/plain")
 
-    return Starlette(
+    made = Starlette(
         routes=[
             Route("/{token}/", static),
             Route("/{token}/state", state),
@@ -131,6 +133,8 @@ def application(sealed: Sealed, readers: dict[str, AnswerFile]) -> Starlette:
         ],
         exception_handlers={HTTPException: told},
     )
+    made.router.redirect_slashes = False
+    return made
 
 
 def _require_own_page(request: Request) -> None:

@@ -66,6 +66,7 @@ def _checked(fields: dict[str, str], pool: Any, where: str) -> str:
         raise ValueError(f"{where}: {name!r} can't be read in {pool.folder} ({error}). Put it back") from error
     if pixel_hash(image) != fields["sha256"]:
         raise ValueError(
-            f"{where}: {name!r} has other pixels in {pool.folder} than when it was read. Put it back, or remove the line"
+            f"{where}: {name!r} has other pixels in {pool.folder} than when it was read. Put it back, or remove the "
+            "line"
         )
     return name

@@ -45,6 +45,7 @@ function watch(on) {
 function pause(on) {
   if (!state || state.picture === null || sending) return;
   watch(false);
+  note("");
   shown("reading", !on);
   shown("paused", on);
   shown("pause", !on);
@@ -220,7 +221,7 @@ function show(found) {
   looked = 0;
   since = null;
   $("comment").value = "";
-  for (const id of ["progress"]) shown(id, true);
+  shown("progress", true);
   for (const id of ["reading", "pause"]) shown(id, !done);
   shown("finished", done);
   shown("paused", false);
