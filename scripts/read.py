@@ -13,6 +13,7 @@ opens the key and writes tables beside the answers.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import webbrowser
 from pathlib import Path
@@ -68,7 +69,10 @@ def read(sealed, given: argparse.Namespace) -> None:
     print("Each address is its reader's alone. Ctrl+C ends; the same command goes on.", flush=True)
     if not given.no_browser:
         webbrowser.open(next(iter(readers.values()))[0])
-    serve(sealed, {token: file for token, (_, file) in readers.items()}, listening)
+    with contextlib.suppress(KeyboardInterrupt):
+        serve(sealed, {token: file for token, (_, file) in readers.items()}, listening)
+    for file in answers:
+        print(f"{file.reader}: {len(file.answers)} of {len(file.order)} answered, kept in {file.path}")
 
 
 if __name__ == "__main__":

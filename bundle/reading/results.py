@@ -54,6 +54,8 @@ def write_results(sealed: Sealed, key_dir: Path) -> str:
             }
             for row in answers
         ]
+    notes = [*NOTES, *_unfinished(readers, len(sealed.pictures)), *_changed(key)]
+    readers = {name: of for name, of in readers.items() if of}
     rows = [row for of in readers.values() for row in of]
     if not rows:
         raise FileNotFoundError(
@@ -72,7 +74,7 @@ def write_results(sealed: Sealed, key_dir: Path) -> str:
         "pooled": measure(rows, sealed.classes),
         "between": agreement(readers),
         "patches": found,
-        "notes": [*NOTES, *_unfinished(readers, len(sealed.pictures)), *_changed(key)],
+        "notes": notes,
     }
     refused = rejected(found)
     folder = sealed.folder

@@ -8,6 +8,7 @@ from candidates import CLASSES, SIDE
 from readings import prepare, read_all, write_arms
 from scipy.stats import beta, binom
 
+from bundle.reading.answers import AnswerFile
 from bundle.reading.measures import agreement, measure, pictures, rejected, share
 from bundle.reading.results import write_results
 from bundle.reading.sealed import key_folder
@@ -173,6 +174,7 @@ def test_what_was_not_finished_and_a_pool_that_changed_are_noted(tmp_path):
     sealed = prepare(folder)
     with pytest.raises(FileNotFoundError, match="has no answer yet: read first"):
         write_results(sealed, folder / "reading_key")
+    AnswerFile(sealed, "who only opened the page")
     file = read_all(sealed, "A", lambda name: {})
     lines = file.path.read_bytes().splitlines(keepends=True)
     file.path.write_bytes(b"".join(lines[:5]))
@@ -180,7 +182,10 @@ def test_what_was_not_finished_and_a_pool_that_changed_are_noted(tmp_path):
     made = next(one for one in key.values() if one["arm"] == "synthetic")
     (folder / "pool" / made["file"]).unlink()
     write_results(sealed, folder / "reading_key")
-    notes = json.loads((sealed.folder / "result.json").read_text())["notes"]
+    content = json.loads((sealed.folder / "result.json").read_text())
+    notes = content["notes"]
+    assert list(content["readers"]) == ["A"] and content["between"] == []
+    assert any(note.startswith("who only opened the page has answered 0 of 12") for note in notes)
     assert any(note.startswith("A has answered 4 of 12 patches. The key is open now") for note in notes)
     assert any(f"1 of the patches that were read, such as {made['file']}" in note for note in notes)
     file.path.write_bytes(b"".join(lines[:3] + lines[4:]))

@@ -50,17 +50,16 @@ def test_images_of_another_class_are_found_and_the_rest_fill_the_quotas(selected
     assert len(settings["scorer"]) == 64 and settings["gates"] == "both" and settings["dropout_passes"] == 3
 
 
-def test_what_readers_rejected_is_left_out_and_counted(selected, tmp_path, caplog):
+def test_what_readers_rejected_is_left_out_and_counted(selected, tmp_path, capsys):
     pool = StoredPool(selected.given["pool_dir"], SIDE).prepare()
     nearest = [next(row.file for row in by_file(selected.folder).values() if row.rank == 1 and row.label == "ADI")]
     digest = pixel_hash(pool.read("ADI", int(nearest[0].split("_")[1].removesuffix(".png"))))
     table = write_rows(tmp_path / "rejected.csv", [("file", "pool_hash", "sha256"), (nearest[0], pool.hash, digest)])
-    with caplog.at_level("INFO"):
-        folder = selected(tmp_path / "run", exclude=str(table))
+    folder = selected(tmp_path / "run", exclude=str(table))
     rows, facts = read_selection(folder / "selection.csv")
     assert [row.file for row in rows if row.reason == "excluded"] == nearest and facts["settings"]["excluded"] == 1
     assert figures(folder)["classes"]["ADI"]["reasons"]["excluded"] == 1
-    assert "not used, as readers rejected them: 1" in caplog.text
+    assert "not used, as readers rejected them: 1" in capsys.readouterr().out
     table.write_text(table.read_text().replace("ADI_", "ADI_9"))
     with pytest.raises(RuntimeError) as caught:
         selected(tmp_path / "run", exclude=str(table))
