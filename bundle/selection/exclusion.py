@@ -63,7 +63,7 @@ def _checked(fields: dict[str, str], pool: Any, where: str) -> str:
     try:
         image = read_rgb(str(pool.folder), name)
     except (FileNotFoundError, UnreadableImage) as error:
-        raise ValueError(f"{where}: {name!r} can't be read in {pool.folder} ({error}). Put it back") from error
+        raise ValueError(f"{where}: {name!r} can't be read in {pool.folder} ({error}). Put it back") from None
     if pixel_hash(image) != fields["sha256"]:
         raise ValueError(
             f"{where}: {name!r} has other pixels in {pool.folder} than when it was read. Put it back, or remove the "
