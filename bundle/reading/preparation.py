@@ -63,7 +63,7 @@ class Preparation:
         part: of the labelled patches that real ones are drawn from: "test", "unused", "validation" or "train".
         per_class: patches of each class in each arm.
         jpeg_quality: of the one JPEG step that all pictures go through, 1 to 95, as real tiles often were JPEG before;
-            None for PNG, which keeps the pixels and so a compression that only real tiles went through.
+            0 for PNG, which keeps the pixels and so a compression that only real tiles went through.
         key_dir: where the key is kept, outside the folder of the reading.
 
     Raises:
@@ -83,12 +83,12 @@ class Preparation:
         context: RunContext,
         part: str = "test",
         per_class: int = 10,
-        jpeg_quality: int | None = 90,
+        jpeg_quality: int = 90,
         key_dir: str | Path = "runs/reading_key",
     ) -> None:
         check_counts(per_class=per_class)
-        if jpeg_quality is not None and not (type(jpeg_quality) is int and 1 <= jpeg_quality <= 95):
-            raise ValueError(f"--jpeg_quality is {jpeg_quality!r}; it must be 1 to 95, or None for PNG")
+        if type(jpeg_quality) is not int or not 0 <= jpeg_quality <= 95:
+            raise ValueError(f"--jpeg_quality is {jpeg_quality!r}; it must be 1 to 95, or 0 for PNG")
         if third_pool is not None and models is not None:
             raise ValueError("--third_pool_dir and --reconstructed True are two third arms: leave one out")
         self.labelled = labelled
@@ -206,7 +206,7 @@ class Preparation:
         """uint8 [3, S, S] as a file without metadata."""
         file = io.BytesIO()
         image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
-        if self.jpeg_quality is None:
+        if not self.jpeg_quality:
             image.save(file, "PNG", optimize=True)
         else:
             image.save(file, "JPEG", quality=self.jpeg_quality, subsampling="4:2:0")
@@ -214,7 +214,7 @@ class Preparation:
 
     @property
     def _suffix(self) -> str:
-        return "png" if self.jpeg_quality is None else "jpg"
+        return "jpg" if self.jpeg_quality else "png"
 
     # The arms.
 

@@ -39,7 +39,7 @@ FLAGS = [
     ("part", "unused", lambda w: w("reading").part == "unused"),
     ("part", "unused", lambda w: "test" not in w("labelled").drawing.wanted),
     ("per_class", 7, lambda w: w("reading").per_class == 7),
-    ("jpeg_quality", None, lambda w: w("reading").jpeg_quality is None),
+    ("jpeg_quality", 0, lambda w: w("reading").jpeg_quality == 0),
     ("patch_size", 48, lambda w: w("labelled").patch_size == w("pool").patch_size == 48),
     ("normalise_stain", True, lambda w: store(w, "normalise_stain") is True),
     ("class_names", ["ADI", "LYM"], lambda w: w("labelled").drawing.class_names == ["ADI", "LYM"]),

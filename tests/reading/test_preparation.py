@@ -58,7 +58,7 @@ def test_both_arms_have_the_same_treatment_and_names_that_mean_nothing(folder):
 
 
 def test_png_keeps_pixels_and_nothing_else(folder):
-    sealed = prepare(folder, jpeg_quality=None)
+    sealed = prepare(folder, jpeg_quality=0)
     made = [name for name, one in key_of(folder)["pictures"].items() if one["arm"] == "synthetic"]
     one = key_of(folder)["pictures"][made[0]]
     with Image.open(sealed.picture(made[0])) as image:
@@ -150,7 +150,7 @@ class Halved:
 
 
 def test_a_third_arm_of_reconstructions_shows_no_patch_twice(folder):
-    sealed = prepare(folder, models=Halved(), jpeg_quality=None)
+    sealed = prepare(folder, models=Halved(), jpeg_quality=0)
     found = key_of(folder)["pictures"]
     files = [one["file"] for one in found.values() if one["arm"] != "synthetic"]
     assert len(files) == len(set(files)) == 12 and len(found) == 18
@@ -186,7 +186,7 @@ def test_of_a_selection_the_kept_ones_are_read(folder):
         ({"per_class": 4, "models": Halved()}, "the part 'unused' .* and --per_class 4 needs 8"),
         ({"key_dir": "inside"}, "--key_dir .* lies in .*, which the reading is served from"),
         ({"per_class": 0}, "--per_class is 0; it must be an integer of at least 1"),
-        ({"jpeg_quality": 100}, "--jpeg_quality is 100; it must be 1 to 95, or None for PNG"),
+        ({"jpeg_quality": 100}, "--jpeg_quality is 100; it must be 1 to 95, or 0 for PNG"),
         ({"models": Halved(), "third_pool": 1}, "are two third arms: leave one out"),
     ],
 )
