@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("evaluation_dir", type=Path, help="output folder of configs/evaluate.json")
     parser.add_argument("--study_dir", type=Path, help="output folder of configs/study.json")
     parser.add_argument("--selection_dir", type=Path, help="output folder of configs/select.json")
+    parser.add_argument("--reading_dir", type=Path, help="folder of a reading with its result, see scripts/read.py")
     parser.add_argument("--adapted_dir", type=Path, help="output folder of configs/adapt.json")
     parser.add_argument("--pretrained_dir", type=Path, help="output folder of configs/pretrain.json")
     parser.add_argument("--licence_file", type=Path, default=ROOT / "docs" / "data_license.txt")
@@ -48,6 +49,7 @@ def main() -> None:
             given.study_dir,
             given.selection_dir,
             {title: folder for title, folder in trainings.items() if folder is not None},
+            given.reading_dir,
         )
     except (OSError, ValueError) as error:
         sys.exit(f"{parser.prog}: {error}")

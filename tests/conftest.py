@@ -112,7 +112,9 @@ TINY_EVALUATION = {
     "inference_batch_size": 8,
     "device": "cpu",
 }
+TINY_READING = {"patch_size": 32, "generated_per_class": 10, "device": "cpu"}
 TINY_OF = {
+    "read.json": TINY_READING,
     "evaluate.json": TINY_EVALUATION,
     "select.json": TINY_SELECTION,
     "classify.json": TINY_CLASSIFICATION,

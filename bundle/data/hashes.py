@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable
 from pathlib import Path
+
+import numpy as np
 
 from bundle.runs.files import write_atomically
 
 HASHES_FILE = "image_hashes.txt"
 SHA256 = re.compile("[0-9a-f]{64}")
+
+
+def pixel_hash(image: np.ndarray) -> str:
+    """SHA-256 of an image's pixels, uint8 [H, W, 3], row by row."""
+    return hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()
 
 
 def write_hashes(path: str | Path, hashes: Iterable[str]) -> Path:

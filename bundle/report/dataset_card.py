@@ -15,8 +15,8 @@ SECTIONS = {
     "nuclei": "nuclei: counts and areas against real images",
     "copies": "copies: whether images are copies of training images",
 }
+UNREAD = "how the images look to a pathologist: no blinded reading was given, and no figure here stands for that"
 NEVER = (
-    "how the images look to a pathologist: nobody has read them, and no figure here stands for that",
     "whether the images hold what matters for a diagnosis: rare findings, grades, borders of lesions",
     "other scanners, stains, hospitals, organs and patients than those of the real images they are compared with",
     "groups of patients: nothing is known of age, sex or origin, so no bias among them can be seen",
@@ -80,16 +80,19 @@ def scorecard(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def not_measured(
-    evaluation: Mapping[str, Any], study: Mapping[str, Any] | None, scored: Sequence[Mapping[str, Any]]
+    evaluation: Mapping[str, Any],
+    study: Mapping[str, Any] | None,
+    scored: Sequence[Mapping[str, Any]],
+    read: bool = False,
 ) -> list[str]:
-    """What no figure of this report speaks of, the missing parts first."""
+    """What no figure of this report speaks of, the missing parts first; `read` says that it has a blinded reading."""
     found = [text for name, text in SECTIONS.items() if not evaluation.get(name)]
     if study is None:
         found.append("worth: what the images gain a classifier that is trained with them (no study was given)")
     names = {row["name"] for row in scored}
     found += [f"{name.lower()} ({question})" for name, question, _ in CRITERIA if name not in names]
     found += [f"{name.lower()} ({question})" for name, question in OTHER_CRITERIA]
-    return [*found, *NEVER]
+    return [*found, *([] if read else [UNREAD]), *NEVER]
 
 
 def how_labelled(evaluation: Mapping[str, Any], selection: Mapping[str, Any] | None) -> list[str]:

@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from bundle.data.marks import ALGORITHMIC_MEDIA, TRAINED_ALGORITHMIC_MEDIA
 from bundle.report import dataset_card
+from bundle.report.blinded_reading import read_reading
 from bundle.report.evaluation_folder import (
     Picture,
     flatten,
@@ -57,6 +58,7 @@ def write_page(
     study_dir: Path | None = None,
     selection_dir: Path | None = None,
     training_dirs: Mapping[str, Path] | None = None,
+    reading_dir: Path | None = None,
 ) -> list[str]:
     """Writes the report.
 
@@ -67,6 +69,7 @@ def write_page(
         intended_use: one sentence or two.
         study_dir, selection_dir: folders of a study and of a selection, None where there are none.
         training_dirs: title -> folder of a training whose `metrics.json` and curves are shown.
+        reading_dir: folder of a blinded reading with its result, None where there is none.
 
     Returns:
         what is missing in the page and said in its place, to be told to whoever asked for it.
@@ -75,7 +78,8 @@ def write_page(
         FileNotFoundError: a folder that was named lacks the file that makes it one.
         ValueError: a file of another format.
     """
-    content = collect(evaluation_dir, licence, intended_use, study_dir, selection_dir, training_dirs or {})
+    folders = study_dir, selection_dir, training_dirs or {}, reading_dir
+    content = collect(evaluation_dir, licence, intended_use, *folders)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -98,12 +102,14 @@ def collect(
     study_dir: Path | None,
     selection_dir: Path | None,
     training_dirs: Mapping[str, Path],
+    reading_dir: Path | None = None,
 ) -> dict[str, Any]:
     """All that the template shows; see :func:`write_page`."""
     evaluation = read_evaluation(evaluation_dir)
     classes = list(evaluation["compared"])
     study = read_study(study_dir) if study_dir else None
     selection = read_choice(selection_dir) if selection_dir else None
+    reading = read_reading(reading_dir) if reading_dir else None
     trainings = [read_training(folder, title) for title, folder in training_dirs.items()]
     built_in = says_built_in(evaluation) or any(training["built_in"] for training in trainings)
     pictures = read_pictures(evaluation_dir, classes, built_in)
@@ -147,9 +153,10 @@ def collect(
         "closest": closest_pairs(evaluation_dir / "nearest.csv"),
         "study": study,
         "selection": selection,
+        "reading": reading,
         "trainings": trainings,
         "scorecard": scored,
-        "not_measured": dataset_card.not_measured(evaluation, study, scored),
+        "not_measured": dataset_card.not_measured(evaluation, study, scored, read=reading is not None),
         "limits": dataset_card.LIMITS,
         "labelled": dataset_card.how_labelled(evaluation, selection),
         "intended_use": intended_use,

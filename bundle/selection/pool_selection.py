@@ -65,14 +65,15 @@ class PoolSelection:
         self.maximum_candidates = maximum_candidates
 
     def check(self) -> None:
-        """Refuses a pool that is none or not of these classes, and features that can't be computed, before a scorer is
-        trained; of each class one image is looked into.
+        """Refuses a pool that is none or not of these classes, a wrong table of images that are not used, and features
+        that can't be computed, before a scorer is trained; of each class one image is looked into.
 
         Raises:
             FileNotFoundError, ValueError: names the file, and what to do.
         """
         self.selector.scorer.feature_extractor()
         keys = self.pool.require_classes(self.selector.labelled.classes)
+        self.selector.excluded(self.pool)
         for name, seed in dict(keys).items():
             with contextlib.suppress(UnreadableImage):  # which is left out later, and said
                 self.pool.read(name, seed)
@@ -111,8 +112,8 @@ class PoolSelection:
 
     def _identity(self) -> str:
         """Hash of all that decides how a pool is extended."""
-        limit = self.maximum_candidates
-        return content_hash([self.pool.hash, self.selector.settings(), self.selector.quotas, limit])
+        limit, excluded = self.maximum_candidates, sorted(self.selector.excluded(self.pool))
+        return content_hash([self.pool.hash, self.selector.settings(), self.selector.quotas, limit, excluded])
 
     def _rounds(self) -> list[dict[str, int]]:
         """What an earlier run of the same settings asked for, {class: images in all} in each round."""
@@ -209,6 +210,9 @@ class PoolSelection:
             f"{self.selector.quotas[name][largest]} at {largest} %"
             for name in self.selector.classes
         ]
+        if self.selector.exclude is not None:
+            count = facts["settings"]["excluded"]
+            lines.append(f"not used, as readers rejected them: {count} ({self.selector.exclude})")
         logger.info("selection:\n" + "\n".join(lines))
         if self.selector.unreadable:
             logger.warning(f"{len(self.selector.unreadable)} images of the pool can't be read and were left out")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -78,6 +78,7 @@ class Candidates:
         distances: to the centroids [N, K], see :class:`bundle.selection.scores.Centroids`.
         descriptors: [N, 768], see :func:`bundle.selection.scores.descriptors`.
         features: [N, D]; for the rule that the centroids are "with_synthetic" only.
+        excluded: those of `files` that are not to be used whatever the scorer says, as readers rejected them.
     """
 
     files: Sequence[str]
@@ -87,6 +88,7 @@ class Candidates:
     distances: torch.Tensor
     descriptors: torch.Tensor
     features: torch.Tensor | None = None
+    excluded: Collection[str] = ()
 
     def check(self, num_classes: int) -> None:
         """Refuses what can't be decided on.
@@ -166,13 +168,13 @@ def decide(
 ) -> list[SelectionRow]:
     """Decides on each candidate.
 
-    A candidate is refused by the first of these that applies: its own class isn't the most probable ("other class");
-    the entropy is above the limit of its class ("uncertain"); another class has the nearest centroid ("other
-    centroid"). The survivors of a class are ranked by distance. Of these are refused: those beyond `keep_fraction`
-    ("far half"), and, going on in the order of their ranks, near-duplicates of a real image or of one accepted before
-    ("copy of ..."). The quota of each ratio takes the first of what is left, so that the sets of the ratios are nested;
-    a class that has too few stays short. The random control of a ratio has as many images of a class as the selective
-    set, drawn from the whole pool.
+    A candidate is refused by the first of these that applies: readers rejected it ("excluded"); its own class isn't the
+    most probable ("other class"); the entropy is above the limit of its class ("uncertain"); another class has the
+    nearest centroid ("other centroid"). The survivors of a class are ranked by distance. Of these are refused: those
+    beyond `keep_fraction` ("far half"), and, going on in the order of their ranks, near-duplicates of a real image or
+    of one accepted before ("copy of ..."). The quota of each ratio takes the first of what is left, so that the sets of
+    the ratios are nested; a class that has too few stays short. The random control of a ratio has as many images of a
+    class as the selective set, drawn from the whole pool.
 
     All is decided on values rounded to six digits, those in the table, so that noise of computing in other batches
     hardly matters. A tie of classes is for the candidate; one of candidates goes to the lower seed.
@@ -255,6 +257,7 @@ def _decide(
     def refuse(which: np.ndarray, reason: str) -> None:
         reasons[which & (reasons == "")] = reason
 
+    refuse(np.isin(candidates.files, list(candidates.excluded)), "excluded")
     if rules.gates == "both":
         refuse(own_probability < probabilities.max(1), "other class")
         refuse(entropies > rounded(entropy_limits)[labels], "uncertain")

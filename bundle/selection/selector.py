@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from bundle.data.sources import UnreadableImage
 from bundle.data.split import fingerprint_split
 from bundle.models.artefacts import require_same
 from bundle.runs.opening import OpenedOnUse
+from bundle.selection.exclusion import read_exclusion
 from bundle.selection.rules import Candidates, RealImages, Rules, decide, quotas, shortfall
 from bundle.selection.scorer import Scorer
 from bundle.selection.scores import Centroids, descriptors, entropy_limits
@@ -44,6 +45,8 @@ class Selector(OpenedOnUse):
         balanced: as many of each class, see :func:`bundle.selection.rules.quotas`.
         distance: see :class:`bundle.selection.scores.Centroids`; the centroids are of the part "train".
         entropy_quantile: see :meth:`bundle.selection.scorer.Scorer.entropy_limits`.
+        exclude: table of images that are not used, as readers rejected them: the `rejected.csv` of a reading of this
+            pool. None for none. The random control takes no heed of it, as of no gate.
 
     Attributes:
         classes: names in order.
@@ -65,6 +68,7 @@ class Selector(OpenedOnUse):
         balanced: bool = False,
         distance: str = "squared_l2",
         entropy_quantile: float = 0.95,
+        exclude: str | Path | None = None,
     ) -> None:
         some = torch.zeros(1, dtype=torch.int64)
         entropy_limits(some, some, some, 1, entropy_quantile)  # refuses an impossible one before anything is read
@@ -75,6 +79,7 @@ class Selector(OpenedOnUse):
         self.ratios = sorted(set(ratios))
         self.balanced = balanced
         self.entropy_quantile = entropy_quantile
+        self.exclude = exclude
         self.centroids = Centroids(distance)
         self.unreadable: dict[Key, str] = {}
         self._added: dict[Key, None] = {}
@@ -186,7 +191,9 @@ class Selector(OpenedOnUse):
         Returns:
             the rows and facts of :func:`bundle.selection.table.write_selection`.
         """
-        rows = decide(self.candidates(), self.real, self.limits, self.quotas, self.classes, self.rules, self.centroids)
+        excluded = self.excluded(pool)
+        candidates = replace(self.candidates(), excluded=excluded)
+        rows = decide(candidates, self.real, self.limits, self.quotas, self.classes, self.rules, self.centroids)
         return rows, {
             "pool": str(Path(pool.folder).absolute()),
             "pool_hash": pool.hash,
@@ -196,9 +203,13 @@ class Selector(OpenedOnUse):
             "labelled": self.real_counts,
             "quotas": self.quotas,
             "shortfall": shortfall(rows, self.quotas),
-            "settings": self.settings(),
+            "settings": {**self.settings(), "excluded": len(excluded)},
             "entropy_limits": dict(zip(self.classes, self.limits.tolist())),
         }
+
+    def excluded(self, pool: Any) -> set[str]:
+        """Names within the pool of the images that readers rejected; see :func:`read_exclusion`."""
+        return set() if self.exclude is None else read_exclusion(self.exclude, pool)
 
     def settings(self) -> dict[str, Any]:
         """All that decides besides the images, as plain data."""

@@ -32,7 +32,9 @@ COLUMNS = (
     "random_ratio",
 )
 FACTS = ("pool", "pool_hash", "split", "classes", "ratios", "labelled", "quotas", "shortfall", "settings")
-REASON = re.compile("kept|other class|uncertain|other centroid|far half|copy of .+|beyond the quota", re.DOTALL)
+REASON = re.compile(
+    "kept|excluded|other class|uncertain|other centroid|far half|copy of .+|beyond the quota", re.DOTALL
+)
 AGAIN = "Make the selection again with configs/select.json"
 
 
@@ -49,8 +51,8 @@ class SelectionRow(NamedTuple):
         nearest: the class of the nearest centroid.
         rank: 1 for the nearest among the survivors of all gates of its class; None where a gate refused it.
         kept: whether it belongs to the set of the largest ratio.
-        reason: "kept", "other class", "uncertain", "other centroid", "far half", "copy of <file or real image>",
-            "beyond the quota".
+        reason: "kept", "excluded", "other class", "uncertain", "other centroid", "far half",
+            "copy of <file or real image>", "beyond the quota".
         ratio: the smallest ratio, in percent, whose selective set it belongs to; None for none.
         random_ratio: the smallest ratio, in percent, whose random control it belongs to; None for none.
     """

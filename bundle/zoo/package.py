@@ -27,12 +27,17 @@ from bundle.zoo.pages import facts_of_pages, write_pages
 logger = logging.getLogger(__name__)
 
 LARGE = 25_000_000  # bytes; larger files may not be in a pull request to the Zoo
-PLACES = {"bundle": {".py", ".typed", ".j2", ".css"}, "configs": {".json", ".conf"}, "scripts": {".py"}}
+PLACES = {
+    "bundle": {".py", ".typed", ".j2", ".css", ".html", ".js", ".json"},
+    "configs": {".json", ".conf"},
+    "scripts": {".py"},
+}
 LEFT_OUT = {"scripts/package.py"}  # packages a repository; a package is none
 # Settings whose default names what a repository's user has trained: there they take what the package brings.
 DEFAULTS = {
     "inference.json": ("adapted_dir", "models"),
     "evaluate.json": ("adapted_dir", "models"),
+    "read.json": ("adapted_dir", "models"),
     "adapt.json": ("pretrained_dir", "models/pretrain"),
     "study.json": ("pretrained_dir", "models/pretrain"),
 }

@@ -16,6 +16,7 @@ STAGES = {
     "classify.json": ("train", {"trainer": "DownstreamTrainer"}),
     "inference.json": ("infer", {"evaluator": "SupervisedEvaluator", "network_def": "PatchGenerator"}),
     "evaluate.json": ("evaluation", {"evaluator": "StageEngine", "dataset": "Comparison", "inferer": "SimpleInferer"}),
+    "read.json": (None, {}),
     "study.json": (None, {}),
     "stylegan2.json": ("train", {"trainer": "StyleGAN2Trainer"}),
     "vit_cgan.json": ("train", {"trainer": "VitCganTrainer"}),

@@ -85,6 +85,7 @@ FLAGS = [
     ("selector#rules#copy_ratio", 0.1, lambda w: w("selector").rules.copy_ratio == 0.1),
     ("maximum_rounds", 5, lambda w: w("selection#evaluator").work.maximum_rounds == 5),
     ("selection#work#maximum_candidates", 7, lambda w: w("selection#evaluator").work.maximum_candidates == 7),
+    ("exclude", "rejected.csv", lambda w: w("selector").exclude == "rejected.csv"),
     ("scorer_trunk", "resnet18", lambda w: shape(w, "trunk") == {"resnet18"}),
     ("scorer_trunk", "resnet18", lambda w: shape(w, "arguments") == {"{}"}),
     ("scorer_weights", "w.pt", lambda w: all_are((str(t.trunk_weights) for t in scorers(w)), "w.pt")),

@@ -175,6 +175,29 @@ def test_a_class_is_no_path(tmp_path):
     assert "lies outside the folder" in page.text and not page.of("img")
 
 
+def test_a_blinded_reading_has_its_section(folder, tmp_path):
+    figures = {"answered": 2, "unsure": 0, "seconds": 1.5, "auc": 0.75, "auc_third": None}
+    share = {"count": 1, "of": 2, "value": 0.5, "interval": [0.0126, 0.9874]}
+    of_arms = {arm: {"overall": share, "classes": {"TUM": share}} for arm in ("real", "synthetic")}
+    of_arms["third"] = {"overall": None, "classes": {"TUM": None}}
+    figures |= {"accuracy": {**share, "p": 1.0}, "called_synthetic": of_arms, "agreement": of_arms}
+    patch = {"file": "TUM/TUM_1.png", "arm": "synthetic", "class": "TUM", "called_synthetic": 1, "readers": 1}
+    patch |= {"seen": ["TUM"], "comments": [["<i>A", "<script>alert(1)</script>"]]}
+    content = {"format": "histodiffusion-reading-result/1", "total": 2, "key_sha256": "ab" * 32, "classes": ["TUM"]}
+    content |= {"settings": {"per_class": 1}, "readers": {"<i>A": figures}, "pooled": figures, "between": []}
+    write_json(tmp_path / "result.json", {**content, "patches": [patch], "notes": ["A note of the reading."]})
+    page, _ = render(tmp_path / "report.html", folder, reading_dir=tmp_path)
+    for text in (
+        "0.500 (0.013 to 0.987; 1 of 2)",
+        "<i>A: <script>alert(1)</script>",
+        "A note of the reading.",
+        "ab" * 32,
+    ):
+        assert text in page.text, text
+    assert not {tag for tag, _ in page.elements} & {"i", "script"}
+    assert "how the images look to a pathologist" not in page.text
+
+
 def test_equal_inputs_give_equal_bytes(folder, tmp_path):
     for name in ("a.html", "b.html"):
         render(tmp_path / name, folder)

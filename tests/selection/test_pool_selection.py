@@ -11,9 +11,11 @@ from candidates import CLASSES, SIDE, candidate, fill_pool, keys, write_labelled
 from helpers import root_cause
 from PIL import Image
 
+from bundle.data.hashes import pixel_hash
 from bundle.data.loader import read_images
 from bundle.data.marks import read_marks
 from bundle.data.split import fingerprint_split, read_split
+from bundle.runs.tables import write_rows
 from bundle.selection.scorer import Scorer
 from bundle.selection.scores import normalise
 from bundle.selection.table import read_selection
@@ -46,6 +48,22 @@ def test_images_of_another_class_are_found_and_the_rest_fill_the_quotas(selected
     assert facts["split"] == fingerprint_split(read_split(selected.given["split_file"]))
     settings = facts["settings"]
     assert len(settings["scorer"]) == 64 and settings["gates"] == "both" and settings["dropout_passes"] == 3
+
+
+def test_what_readers_rejected_is_left_out_and_counted(selected, tmp_path, capsys):
+    pool = StoredPool(selected.given["pool_dir"], SIDE).prepare()
+    nearest = [next(row.file for row in by_file(selected.folder).values() if row.rank == 1 and row.label == "ADI")]
+    digest = pixel_hash(pool.read("ADI", int(nearest[0].split("_")[1].removesuffix(".png"))))
+    table = write_rows(tmp_path / "rejected.csv", [("file", "pool_hash", "sha256"), (nearest[0], pool.hash, digest)])
+    folder = selected(tmp_path / "run", exclude=str(table))
+    rows, facts = read_selection(folder / "selection.csv")
+    assert [row.file for row in rows if row.reason == "excluded"] == nearest and facts["settings"]["excluded"] == 1
+    assert figures(folder)["classes"]["ADI"]["reasons"]["excluded"] == 1
+    assert "not used, as readers rejected them: 1" in capsys.readouterr().out
+    table.write_text(table.read_text().replace("ADI_", "ADI_9"))
+    with pytest.raises(RuntimeError) as caught:
+        selected(tmp_path / "run", exclude=str(table))
+    assert "line 2" in str(root_cause(caught.value))
 
 
 def test_distances_are_to_the_centroids_of_real_training_images(selected, workflow):

@@ -66,6 +66,21 @@ def usable(count, label=0):
     return [(label, seed, 0.95, 0.1 + seed / 1000, 1.0, 200.0 + 2 * seed) for seed in range(count)]
 
 
+@pytest.mark.parametrize("gates", ["both", "distance"])
+def test_what_readers_rejected_is_not_used_whatever_the_scorer_says(gates):
+    files = ["TUM/TUM_0.png", "TUM/TUM_3.png"]
+    made = replace(candidates(usable(8)), excluded=files)
+    rows = decide(
+        made, REAL, LIMITS, {name: {100: 4} for name in CLASSES}, CLASSES, Rules(gates=gates, keep_fraction=1)
+    )
+    assert [row.seed for row in rows if row.reason == "excluded"] == [0, 3]
+    assert [row.seed for row in rows if row.kept] == [1, 2, 4, 5]
+    drawn = decide(
+        candidates(usable(8)), REAL, LIMITS, {name: {100: 4} for name in CLASSES}, CLASSES, Rules(gates=gates)
+    )
+    assert [row.random_ratio for row in rows] == [row.random_ratio for row in drawn], "the control takes no heed of it"
+
+
 def test_all_rules_by_hand():
     rows = decided(BY_HAND, keep_fraction=0.7)
     assert [(row.label, row.seed) for row in rows] == [(CLASSES[row[0]], row[1]) for row in BY_HAND]
