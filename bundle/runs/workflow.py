@@ -70,6 +70,7 @@ def begin(config: str, demo: str | None = None) -> None:
     if parser is None:
         return
     check_package(parser)
+    follow_none(parser)
     follow_tracking(parser)
     if demo is not None and parser["dataset_dir"] is None:
         lay_over(parser, *(ConfigParser.load_config_file(CONFIGS / name) for name in (config, demo)))
@@ -174,6 +175,15 @@ def components(content: Any) -> Iterator[dict[str, Any]]:
 def is_component(content: Any) -> bool:
     """Whether something is built of this part of a config, which no `@id` then needs to point at."""
     return next(components(content), None) is not None
+
+
+def follow_none(parser: ConfigParser) -> None:
+    """Takes `--flag None` of the command line as meant: MONAI drops it, and the config's own value would stay."""
+    if sys.argv[0].endswith("__main__.py"):
+        arguments = [argument for given in sys.argv[1:] for argument in given.split("=", 1)]
+        for flag, value in zip(arguments, arguments[1:]):
+            if flag.startswith("--") and value == "None" and flag[2:] in parser:
+                parser[flag[2:]] = None
 
 
 def follow_tracking(parser: ConfigParser) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sys
 
 import pytest
 from helpers import flags_of, flags_with_a_row
@@ -52,6 +53,14 @@ def test_unknown_flags_are_refused_with_a_hint(workflow, tmp_path, flag, hint):
     assert f"nothing reads the setting --{flag}" in message and (
         f"did you mean --{hint}" in message if hint else "did you mean" not in message
     )
+
+
+@pytest.mark.parametrize("given", [["--validation_share", "None"], ["--train#trainer#cool_down=None"]])
+def test_none_on_the_command_line_is_what_was_meant(workflow, tmp_path, monkeypatch, given):
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)  # which a command line has changed
+    monkeypatch.setattr(sys, "argv", ["/monai/bundle/__main__.py", "run", *given])
+    made = workflow(output_dir=str(tmp_path), validation_share=0.5)
+    assert made.parser[given[0].removeprefix("--").removesuffix("=None")] is None
 
 
 @pytest.mark.parametrize("text", ["false", "True"])
