@@ -55,9 +55,9 @@ class PatchStore(OpenedOnUse):
 
     Attributes:
         files: names within their source; sources: the sources themselves; source_of: int array [patches], which.
-        groups: the slide of each patch, for splits: the first folder under the source; for an image in an archive
-            that lies at the top, the archive with its first folder or array (`tiles.zip#slide`); '' where there is no
-            folder, or one image in the archive.
+        groups: the slide of each patch, for splits: as a tiling says it; else the first folder under the source; for
+            an image in an archive that lies at the top, the archive with its first folder or array
+            (`tiles.zip#slide`); '' where there is no folder, or one image in the archive.
         sha256: of each image's full-size RGB pixels and shape, hexadecimal.
         sizes: int array [patches, 2], full-size height and width.
         looks: int array [patches], places in `bundle.data.looks.LOOKS`, of the full-size image.
@@ -245,12 +245,13 @@ class PatchStore(OpenedOnUse):
     def _collect(
         self, sources: dict[str, float | None], listings: dict[str, Listing], caches: dict[str, SourceCache]
     ) -> None:
-        files, numbers, records = [], [], []
+        files, numbers, records, said = [], [], [], []
         for number, source in enumerate(sources):
             for file, _, _ in listings[source].items:
                 record = caches[source].records[file]
                 if not record.reason:
                     files.append(file)
+                    said.append(listings[source].groups.get(file))
                     numbers.append(number)
                     records.append(record)
         counts = np.bincount(np.array(numbers, np.int64), minlength=len(sources))
@@ -261,7 +262,7 @@ class PatchStore(OpenedOnUse):
         self.weights, self.weighted = np.array(given or counts / counts.sum(), np.float64), bool(given)
         self.sources, self.source_of = list(sources), np.array(numbers, np.int64)
         images = Counter(split_member(file)[0] for file in files)
-        self.groups = [_group(file, images[split_member(file)[0]]) for file in files]
+        self.groups = [slide or _group(file, images[split_member(file)[0]]) for file, slide in zip(files, said)]
         self.sha256 = [record.sha256 for record in records]
         self.sizes = np.array([(record.height, record.width) for record in records], np.int64)
         hashes = " ".join(sorted(self.sha256))
