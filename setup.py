@@ -14,6 +14,7 @@ setup(
     extras_require={
         "generative": GENERATIVE,
         "mlflow": ["mlflow"],
+        "slides": ["openslide-python", "openslide-bin", "tifffile"],
         # As in requirements-test.txt, which the gate installs.
         "docs": ["sphinx", "myst-parser", "pydata-sphinx-theme"],
     },

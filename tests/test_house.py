@@ -5,9 +5,7 @@ from collections import Counter
 
 from helpers import ROOT
 
-ROOMS = (
-    "runs data diffusion models metrics training synthesis selection downstream evaluation report zoo baselines".split()
-)
+ROOMS = "runs data slides diffusion models metrics training synthesis selection downstream evaluation report zoo baselines".split()
 MODULES = {path: ast.parse(path.read_text()) for path in (ROOT / "bundle").rglob("*.py")}
 
 

@@ -95,7 +95,7 @@ def read_listed_field(root: Path, name: str) -> np.ndarray:
     if path is None:
         raise SlideError(f"{root / RECORD} lists no slide {place.slide!r}")
     slide = opened_slide(Path(record["slides_dir"], path), record["assume_mpp"], record["reader"])
-    return slide.read_field(*place[1:])
+    return np.asarray(slide.read_field(*place[1:]))
 
 
 def _places(root: Path) -> dict[str, Place]:

@@ -53,7 +53,9 @@ def read_coordinates(path: Path, slide: Slide) -> Coordinates:
         with h5py.File(path, "r") as file:
             stated = {name: np.asarray(value).item() for name, value in _numbers(file["coords"].attrs)}
     except Exception as error:  # h5py meets damage with nearly any
-        raise SlideError(f"{path}: its array 'coords' can't be read ({error}); write it again by CLAM or TRIDENT") from error
+        raise SlideError(
+            f"{path}: its array 'coords' can't be read ({error}); write it again by CLAM or TRIDENT"
+        ) from error
     patch_size = int(stated.get("patch_size", 0))
     footprint = stated.get("patch_size_level0")
     if footprint is None and "patch_level" in stated and 0 <= stated["patch_level"] < len(slide.downsamples):
@@ -85,4 +87,8 @@ def read_coordinates(path: Path, slide: Slide) -> Coordinates:
 
 
 def _numbers(attributes) -> list:
-    return [(name, value) for name, value in attributes.items() if np.ndim(value) == 0 and np.asarray(value).dtype.kind in "iuf"]
+    return [
+        (name, value)
+        for name, value in attributes.items()
+        if np.ndim(value) == 0 and np.asarray(value).dtype.kind in "iuf"
+    ]

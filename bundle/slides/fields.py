@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from bundle.data.slides import Scale, Slide
 from bundle.slides.tissue import GLASS, PEN, REASONS, TISSUE
@@ -74,7 +76,12 @@ class FieldRule:
             raise FileNotFoundError(f"--coordinates_dir: there is no folder {str(self.coordinates_dir)!r}")
 
     def choose(
-        self, slide: Slide, scale: Scale, found: np.ndarray, classes: dict[str, np.ndarray] | None, minimum_region: float
+        self,
+        slide: Slide,
+        scale: Scale,
+        found: np.ndarray,
+        classes: dict[str, np.ndarray] | None,
+        minimum_region: float,
     ) -> tuple[list[Field], Counter]:
         """The fields of a slide with enough tissue, by row and column, and the number of others by reason.
 
@@ -84,7 +91,7 @@ class FieldRule:
         """
         left, top, width, height = slide.bounds
         step = scale.footprint * (1 - self.overlap / self.patch_size)
-        across, down = (max(0, int((length - scale.footprint) / step + 1e-6) + 1) for length in (width, height))
+        across, down = (max(0, math.floor((length - scale.footprint) / step + 1e-6) + 1) for length in (width, height))
         columns, rows = (part.ravel() for part in np.meshgrid(np.arange(across), np.arange(down)))
         places = np.stack([left + np.rint(columns * step), top + np.rint(rows * step)], axis=1).astype(np.int64)
         windows = Windows(slide, scale.footprint, found.shape)
@@ -148,20 +155,20 @@ class Windows:
         return total / ((right - left) * (bottom - top))
 
 
-def sharpness(rgb: np.ndarray) -> float:
+def sharpness(patch: Image.Image) -> float:
     """Variance of the Laplacian of green, where stains show most, over the variance of green itself; 0 of one colour.
 
     The Laplacian's variance is a common measure of focus (Pech-Pacheco et al., ICPR 2000); taken over the variance it
-    does not follow how strong the stain is. In [0, 20]; blur lowers it, noise raises it.
-
-    Args:
-        rgb: uint8 [H, W, 3].
+    does not follow how strong the stain is. About 0 to 20; blur lowers it, noise raises it. Every eighth row with its
+    neighbours tells as much as all.
     """
-    green = rgb[:, :, 1].astype(np.float32)
-    centre = green[1:-1:2, 1:-1:2]  # a quarter of the pixels tells as much
-    laplacian = green[:-2:2, 1:-1:2] + green[2::2, 1:-1:2] + green[1:-1:2, :-2:2] + green[1:-1:2, 2::2] - 4 * centre
+    green = np.asarray(patch.getchannel("G"))
+    rows = np.arange(1, len(green) - 1, 8)
+    above, centre, below = (green[rows + step].astype(np.float32) for step in (-1, 0, 1))
+    laplacian = above[:, 1:-1] + below[:, 1:-1] + centre[:, :-2] + centre[:, 2:] - 4 * centre[:, 1:-1]
     variance = float(centre.var())
-    return float(laplacian.var()) / variance if variance > 0 else 0.0
+    # Rounding to whole levels adds a twelfth to the variance of each pixel, of which the Laplacian weighs 20.
+    return max(0.0, float(laplacian.var()) - 20 / 12) / variance if variance > 0 else 0.0
 
 
 def _along_the_curve(field: Field) -> int:

@@ -47,7 +47,7 @@ class SlideFolder:
         self.seed = seed
         is_number = isinstance(assume_mpp, (int, float)) and not isinstance(assume_mpp, bool)
         if assume_mpp is not None and not (is_number and assume_mpp > 0):
-            raise ValueError(f"--assume_mpp is {assume_mpp!r}; it must be a number of µm above 0, such as 0.25, or None")
+            raise ValueError(f"--assume_mpp is {assume_mpp!r}; it must be a number of µm above 0, such as 0.25")
         self.assume_mpp = assume_mpp
         self.reader = reader
         self.place = _parse_shard(shard)
@@ -84,8 +84,8 @@ class SlideFolder:
             other = folded.setdefault(name.casefold(), path)
             if other != path:
                 raise ValueError(
-                    f"--slides_dir: {other!r} and {path!r} are two slides of one name, which their patches, regions and "
-                    "tables go by; rename one of them, or tile their folders one by one. What is finished stays"
+                    f"--slides_dir: {other!r} and {path!r} are two slides of one name, by which patches are "
+                    "told apart; rename one of them, or tile their folders one by one. What is finished stays"
                 )
             if name.split(".")[0].strip().lower() in RESERVED:
                 raise ValueError(f"--slides_dir: Windows keeps the name of {path!r} for a device; rename it")

@@ -47,7 +47,7 @@ def generated_slide(number: int, seed: int = 0) -> np.ndarray:
     slide[MARGIN:-MARGIN, MARGIN:-MARGIN] = piece * inside + GLASS * (1 - inside)
     for top, left in random.integers(0, (slide.shape[0] - 40, MARGIN - 40), (6, 2)):
         slide[top : top + 30, left : left + 24] = (150, 60, 110)
-    slide[100:200, MARGIN : MARGIN + 1200] = BLUE
+    slide[60:360, MARGIN : MARGIN + 1200] = BLUE
     return slide
 
 

@@ -35,7 +35,5 @@ def read_overview(slide: Slide, mpp: float) -> tuple[np.ndarray, float]:
             part = overview[top : top + side, left : left + side]
             size = tuple(max(1, round(length * step)) for length in part.shape[1::-1])
             block = slide.read(x + round(left * factor), y + round(top * factor), level, *size)
-            if block.shape != part.shape:
-                block = np.asarray(Image.fromarray(block).resize(part.shape[1::-1], Image.Resampling.BOX))
-            part[:] = block
+            part[:] = np.asarray(block.resize(part.shape[1::-1], Image.Resampling.BOX))
     return overview, factor

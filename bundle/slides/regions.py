@@ -55,7 +55,9 @@ class RegionRule:
         if self.regions_dir is not None and not Path(self.regions_dir).expanduser().is_dir():
             raise FileNotFoundError(f"--regions_dir: there is no folder {str(self.regions_dir)!r}")
         if self.regions_dir is None and self.region_classes is not None:
-            raise ValueError(f"--region_classes is {self.region_classes!r}, and there is no --regions_dir to apply it to")
+            raise ValueError(
+                f"--region_classes is {self.region_classes!r}, and there is no --regions_dir to apply it to"
+            )
         check_class_names([name for name in self.class_of.values() if name], "--region_classes")
 
     @property
@@ -93,7 +95,9 @@ class RegionRule:
         except (UnicodeDecodeError, json.JSONDecodeError, expat.ExpatError, ElementTree.ParseError) as error:
             raise SlideError(f"{path}: it is no {path.suffix} file ({error}); export it again") from error
         except (KeyError, TypeError, AttributeError, IndexError) as error:
-            raise SlideError(f"{path}: it is not as QuPath, ASAP or Aperio write it ({error!r}); export it again") from error
+            raise SlideError(
+                f"{path}: it is not as QuPath, ASAP or Aperio write it ({error!r}); export it again"
+            ) from error
         if not regions:
             raise SlideError(f"{path}: it has no region; draw some, or leave the slide out of --slides_dir")
         for number, region in enumerate(regions, 1):
@@ -131,7 +135,7 @@ def _require_inside(region: Region, number: int, path: Path, slide: Slide) -> No
     limit = OUTSIDE * max(slide.size)
     for ring in (region.outer, *region.holes):
         beyond = np.maximum(-ring, ring - np.array(slide.size)).max(axis=1)
-        if not np.isfinite(ring).all() or beyond.max() > limit:
+        if beyond.max() > limit:
             x, y = ring[beyond.argmax()]
             raise SlideError(
                 f"{path}: region {number} ({region.name or 'without a class'}) has the point ({x:.0f}, {y:.0f}), "
@@ -174,6 +178,8 @@ def _place(point: np.ndarray) -> str:
 def _ring(points: Any, number: int, path: Path) -> np.ndarray:
     try:
         ring = np.array(points, float)
+        if not np.isfinite(ring).all():  # as of a coordinate that is missing
+            raise ValueError(f"it is {ring.tolist()[np.argmin(np.isfinite(ring).all(axis=-1))]}")
     except (TypeError, ValueError) as error:
         raise SlideError(f"{path}: region {number} has a point that is no pair of numbers ({error})") from error
     if ring.ndim != 2 or len(np.unique(ring, axis=0)) < 3:

@@ -19,9 +19,9 @@ LARGEST = 2000  # pixels of the longer side of a thumbnail
 COLOURS = {TISSUE: (0, 150, 0), PEN: (0, 60, 255), GREY: (120, 120, 120), SPECK: (230, 0, 0)}  # of the outlines
 
 
-def small(rgb: np.ndarray) -> np.ndarray:
+def small(patch: Image.Image) -> np.ndarray:
     """A patch as it is shown, uint8 [SIDE, SIDE, 3]."""
-    return np.asarray(Image.fromarray(rgb).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
+    return np.asarray(patch.resize((SIDE, SIDE), Image.Resampling.BICUBIC))
 
 
 def save_strip(path: Path, shown: Sequence[np.ndarray]) -> None:
@@ -40,17 +40,20 @@ def save_thumbnail(path: Path, overview: np.ndarray, found: np.ndarray, fields: 
         found: uint8 [H, W], see :class:`bundle.slides.tissue.TissueRule`.
         fields: float [N, 3]: left, top and side on the overview.
     """
-    picture = overview.copy()
+    zoom = LARGEST / max(overview.shape)
+    zoom = zoom if zoom < 1 else max(1, 1200 // max(overview.shape))
+    size = tuple(max(1, round(length * zoom)) for length in overview.shape[1::-1])
+    picture = np.array(Image.fromarray(overview).resize(size, Image.Resampling.BICUBIC, reducing_gap=2))
+    kinds = np.asarray(Image.fromarray(found).resize(size, Image.Resampling.NEAREST))
     for kind, colour in COLOURS.items():
-        mask = found == kind
-        picture[mask ^ ndimage.binary_erosion(mask)] = colour
+        mask = kinds == kind
+        if mask.any():
+            picture[mask & (ndimage.minimum_filter(mask.view(np.uint8), 3) == 0)] = colour
     image = Image.fromarray(picture)
-    zoom = min(1.0, LARGEST / max(image.size)) if max(image.size) > LARGEST else max(1, 1200 // max(image.size))
-    image = image.resize(tuple(max(1, round(length * zoom)) for length in image.size), Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(image)
     for left, top, side in fields * zoom:
         draw.rectangle((left, top, left + side - 1, top + side - 1), outline=(0, 0, 0))
-    write_atomically(path, lambda temporary: image.save(temporary), durable=False)
+    write_atomically(path, lambda temporary: image.save(temporary, quality=90), durable=False)
 
 
 def save_contact_sheet(path: Path, strips: dict[str, Path], title: str) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 FORMATS = {"jpeg": ".zip", "png": ".zip", "hdf5": ".h5", "coordinates": ""}
-Add = Callable[[np.ndarray, str, str], str]
+Add = Callable[[Image.Image, str, str], str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Storage:
     def fill(self, path: Path, work: Callable[[Add], Any], comment: str = "") -> None:
         """Writes the file of a slide: `work` is given a function of (patch, class, name), which adds a patch.
 
-        That function gives what the patch is called within the file. uint8 RGB [S, S, 3] is taken.
+        That function gives what the patch is called within the file.
 
         Args:
             comment: written into each picture, of what is no tissue.
@@ -64,29 +64,28 @@ class Storage:
             with h5py.File(path, "w") as file:
                 if comment:
                     file.attrs["comment"] = comment
-                work(lambda rgb, label, name: _append(file, rgb, label))
+                work(lambda patch, label, name: _append(file, np.asarray(patch), label))
             return
         with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-            work(lambda rgb, label, name: self._add(archive, rgb, label, name, comment))
+            work(lambda patch, label, name: self._add(archive, patch, label, name, comment))
 
-    def _add(self, archive: zipfile.ZipFile, rgb: np.ndarray, label: str, name: str, comment: str) -> str:
+    def _add(self, archive: zipfile.ZipFile, patch: Image.Image, label: str, name: str, comment: str) -> str:
         stem = f"{label}/{name}" if label else name
         member = zipfile.ZipInfo(f"{stem}.jpg" if self.format == "jpeg" else f"{stem}.png")  # of 1980, so equal bytes
-        archive.writestr(member, self.encode(rgb, comment))
+        archive.writestr(member, self.encode(patch, comment))
         return member.filename
 
-    def encode(self, rgb: np.ndarray, comment: str = "") -> bytes:
+    def encode(self, patch: Image.Image, comment: str = "") -> bytes:
         """A patch as the bytes of a JPEG or PNG."""
         content = io.BytesIO()
-        image = Image.fromarray(rgb)
         if self.format == "png":
             chunks = PngInfo()
             if comment:
                 chunks.add_text("Description", comment)
-            image.save(content, "PNG", pnginfo=chunks)
+            patch.save(content, "PNG", pnginfo=chunks)
         else:
             further = {"comment": comment} if comment else {}
-            image.save(content, "JPEG", quality=self.jpeg_quality, subsampling=self.jpeg_subsampling, **further)
+            patch.save(content, "JPEG", quality=self.jpeg_quality, subsampling=self.jpeg_subsampling, **further)
         return content.getvalue()
 
 

@@ -164,7 +164,7 @@ class Tiling:
                 had, has = record["identity"].get(name), identity.get(name)
                 if had != has:
                     raise ValueError(
-                        f"{self.folder.path} holds patches taken with {name} {had!r}, and this command asks for {has!r}; "
+                        f"{self.folder.path} holds patches taken with {name} {had!r}, and {has!r} is asked for; "
                         "give the former value, or another --output_dir"
                     )
         write_json(
@@ -239,7 +239,7 @@ class Tiling:
                 "--minimum_tissue or the thresholds of --tissue where tissue was missed"
             )
         if failed := figures["failed"]:
-            logger.warning(f"{len(failed)} slides could not be used; metrics.json says why. They are tried again next time")
+            logger.warning(f"{len(failed)} slides can't be used; metrics.json says why. The next run tries again")
         if figures["waiting"]:
             logger.info(f"{figures['waiting']} slides are left to other shards")
         if not figures["patches"] and not figures["waiting"]:

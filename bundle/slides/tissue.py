@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+from PIL import Image, ImageFilter
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 
@@ -54,22 +55,30 @@ class TissueRule:
         for name in ("mpp", "smoothing", "closing", "least_area", "least_width"):
             value = getattr(self, name)
             if not _is_number(value) or value < 0 or (name == "mpp" and value == 0):
-                raise ValueError(f"--tissue#{name} is {value!r}; it must be a number {'above' if name == 'mpp' else 'from'} 0")
+                raise ValueError(
+                    f"--tissue#{name} is {value!r}; it must be a number {'above' if name == 'mpp' else 'from'} 0"
+                )
         for name in ("saturation", "density"):
             value, bounds = getattr(self, name), getattr(self, f"{name}_bounds")
             if value is not None and (not _is_number(value) or value < 0):
                 raise ValueError(f"--tissue#{name} is {value!r}; it must be a number from 0, or None for Otsu's")
             if len(bounds) != 2 or not all(map(_is_number, bounds)) or not 0 <= bounds[0] <= bounds[1]:
-                raise ValueError(f"--tissue#{name}_bounds is {bounds!r}; it must be two numbers from 0, the lower first")
+                raise ValueError(
+                    f"--tissue#{name}_bounds is {bounds!r}; it must be two numbers from 0, the lower first"
+                )
 
     def find(self, overview: np.ndarray, mpp: float) -> np.ndarray:
         """uint8 [H, W]: places in :data:`REASONS` of an overview, uint8 RGB [H, W, 3], of `mpp` µm per pixel."""
-        rgb = np.stack([_smoothed(overview[:, :, channel], self.smoothing / mpp) for channel in range(3)], axis=-1)
-        rgb = np.minimum((rgb + 1) / (glass_of(rgb) + 1), 1)  # of the light that the glass lets through
-        densities = -np.log(rgb)
-        density = densities.mean(axis=-1)
-        highest = rgb.max(axis=-1)
-        saturation = (highest - rgb.min(axis=-1)) / highest
+        image = Image.fromarray(overview).filter(ImageFilter.GaussianBlur(self.smoothing / mpp))
+        rgb = np.asarray(image)
+        # By tables of the 256 levels: the light that comes through, over that of the glass, and its density.
+        light = (np.arange(256, dtype=np.float32)[:, None] + 1) / (glass_of(rgb).astype(np.float32) + 1)
+        light = np.minimum(light, 1)
+        channels = [light[rgb[:, :, channel], channel] for channel in range(3)]
+        densities = [(-np.log(light[:, channel]))[rgb[:, :, channel]] for channel in range(3)]
+        density = sum(densities) / 3
+        highest = np.maximum(np.maximum(*channels[:2]), channels[2])
+        saturation = 1 - np.minimum(np.minimum(*channels[:2]), channels[2]) / highest
         lying = density > _threshold(density, self.density, self.density_bounds)
         coloured = saturation > _threshold(saturation, self.saturation, self.saturation_bounds)
         found = np.full(density.shape, GLASS, np.uint8)
@@ -86,10 +95,9 @@ class TissueRule:
         """Those pieces of the tissue that are too small or too thin."""
         pieces, count = ndimage.label(tissue, np.ones((3, 3)))
         areas = np.bincount(pieces.ravel(), minlength=count + 1) * mpp**2 / 1e6
-        depth = ndimage.distance_transform_edt(np.pad(tissue, 1, mode="edge"))[1:-1, 1:-1]
-        widths = np.zeros(count + 1)
-        np.maximum.at(widths, pieces.ravel(), 2 * depth.ravel() * mpp)
-        small = (areas < self.least_area) | (widths < self.least_width)
+        wide = ndimage.minimum_filter(tissue.view(np.uint8), max(1, int(self.least_width / mpp)), mode="nearest")
+        wide = np.bincount(pieces[wide > 0], minlength=count + 1) > 0
+        small = (areas < self.least_area) | ~wide
         small[0] = False
         return small[pieces]
 
@@ -100,6 +108,7 @@ def glass_of(rgb: np.ndarray) -> np.ndarray:
     Args:
         rgb: values in [0, 255], [H, W, 3].
     """
+    rgb = rgb[::4, ::4].astype(np.float32)
     grey = rgb.mean(axis=-1)
     bright = (grey > 200) & (np.ptp(rgb, axis=-1) < 12)
     if bright.mean() < 0.005:
@@ -108,42 +117,32 @@ def glass_of(rgb: np.ndarray) -> np.ndarray:
     return np.median(rgb[bright & (abs(grey - level) <= 2)], axis=0)
 
 
-def _smoothed(channel: np.ndarray, deviation: float) -> np.ndarray:
-    return ndimage.gaussian_filter(channel.astype(np.float32), deviation)
-
-
 def _threshold(values: np.ndarray, given: float | None, bounds: Sequence[float]) -> float:
     if given is not None:
         return given
+    values = values[::3, ::3]
     found = threshold_otsu(values) if np.ptp(values) > 0 else bounds[1]
     return float(np.clip(found, *bounds))
 
 
-def _disk(radius: float) -> np.ndarray:
-    reach = np.arange(-int(radius), int(radius) + 1)
-    return np.hypot(*np.meshgrid(reach, reach)) <= radius
-
-
 def _closed(mask: np.ndarray, radius: float) -> np.ndarray:
-    if radius < 1:
-        return mask
-    # By distances, whose cost does not grow with the radius as that of a disk does. Beyond the edge lies nothing.
-    padding = int(radius) + 1
-    grown = ndimage.distance_transform_edt(~np.pad(mask, padding)) <= radius if mask.any() else np.pad(mask, padding)
-    closed = ndimage.distance_transform_edt(grown) > radius
-    return closed[padding:-padding, padding:-padding] | mask
+    """By squares, which can be taken by rows and columns, and so cost the same at any size."""
+    side = 2 * int(radius) + 1
+    grown = ndimage.maximum_filter(mask.view(np.uint8), side, mode="constant")
+    return (ndimage.minimum_filter(grown, side, mode="nearest") > 0) | mask
 
 
-def _pen(densities: np.ndarray, density: np.ndarray, saturation: np.ndarray, mpp: float) -> np.ndarray:
+def _pen(densities: Sequence[np.ndarray], density: np.ndarray, saturation: np.ndarray, mpp: float) -> np.ndarray:
     """Ink: colours in which green is not what is absorbed most, or black without a colour; broad, not a nucleus."""
-    red, green, blue = np.moveaxis(densities, -1, 0)
+    red, green, blue = densities
     strong = density > 0.25
     cold = strong & (red > 1.25 * green)  # blue and green ink, turquoise
     warm = strong & (blue > 1.05 * green) & (saturation > 0.4)  # yellow, orange, red
     black = (density > 1.2) & (saturation < 0.3)
-    core = ndimage.binary_opening(cold | warm | black, _disk(max(1, 30 / mpp)))
-    # What belongs to a stroke is paler at its edge.
-    return ndimage.distance_transform_edt(~core) <= 50 / mpp if core.any() else core
+    ink = (cold | warm | black).view(np.uint8)
+    core = ndimage.minimum_filter(ink, 2 * max(1, int(20 / mpp)) + 1, mode="constant")
+    # A stroke is paler at its edge.
+    return ndimage.maximum_filter(core, 2 * int(50 / mpp) + 1, mode="constant") > 0
 
 
 def _is_number(value: object) -> bool:

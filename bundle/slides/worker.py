@@ -128,15 +128,14 @@ class SlideTiler:
         """Writes patches, pictures, rows and last the record, which it gives back."""
         started = time.monotonic()
         plan = self.plan
+        plan.record_file(self.name).unlink(missing_ok=True)  # of a slide that has changed since
         inputs = plan.inputs(self.name, self.path)
         self.slide = slide = Slide(plan.slides_dir / self.path, plan.assume_mpp, plan.reader)
         given = None
         if plan.fields.coordinates_dir is not None:
             given = read_coordinates(coordinates_file(plan.fields.coordinates_dir, self.name), slide)
         scale = slide.scale(plan.fields.mpp, plan.fields.patch_size) if given is None else given.scale
-        overview, factor = read_overview(
-            slide, min(plan.tissue.mpp, scale.footprint * slide.mpp / LEAST_WINDOW)
-        )
+        overview, factor = read_overview(slide, min(plan.tissue.mpp, scale.footprint * slide.mpp / LEAST_WINDOW))
         found = plan.tissue.find(overview, factor * slide.mpp)
         file = plan.regions.file(self.name)
         classes = None if file is None else class_masks(plan.regions.read(file, slide), slide, factor, found.shape)
@@ -147,7 +146,7 @@ class SlideTiler:
             shares = Windows(slide, scale.footprint, found.shape).shares(found == TISSUE, given.places)
             strata = [[Field(*place, share, "")] for place, share in zip(given.places.tolist(), shares.tolist())]
         self._write(strata, scale)
-        save_thumbnail(plan.folder / "thumbnails" / f"{self.name}.png", overview, found, self._outlines(scale, factor))
+        save_thumbnail(plan.folder / "thumbnails" / f"{self.name}.jpg", overview, found, self._outlines(scale, factor))
         save_strip(plan.folder / RECORDS / f"{self.name}.png", self.shown)
         content = csv_bytes([COLUMNS, *self.rows])
         write_atomically(plan.rows_file(self.name), lambda temporary: temporary.write_bytes(content))
@@ -187,20 +186,20 @@ class SlideTiler:
             if not self.rows:
                 self._archive.unlink()
         else:
-            take(lambda rgb, label, name: "")
+            take(lambda patch, label, name: "")
 
     def _take_one(self, stratum: list[Field], scale: Scale, add, show: bool) -> None:
         """The first sharp field of some neighbours."""
         # Of given coordinates all are taken, as whoever chose them wanted them.
         least = self.plan.fields.minimum_sharpness if self.plan.fields.coordinates_dir is None else 0
         for tried, field in enumerate(stratum):
-            rgb = self.slide.read_field(field.x, field.y, scale.level, scale.pixels, scale.patch_size)
-            sharp = sharpness(rgb)
+            patch = self.slide.read_field(field.x, field.y, scale.level, scale.pixels, scale.patch_size)
+            sharp = sharpness(patch)
             if sharp < least:
                 self.left_out[BLURRED] += 1
                 continue
             self.left_out[NOT_DRAWN] += len(stratum) - tried - 1
-            member = add(rgb, field.label, f"{self.name}_x{field.x}_y{field.y}")
+            member = add(patch, field.label, f"{self.name}_x{field.x}_y{field.y}")
             file = f"{ARCHIVES}/{self._archive.name}#{member}" if member else ""
             self.taken.append(field)
             size = (scale.level, scale.pixels, scale.patch_size, round(scale.mpp, 5))
@@ -208,7 +207,7 @@ class SlideTiler:
                 (self.name, field.x, field.y, *size, round(field.tissue, 4), round(sharp, 4), field.label, file)
             )
             if show:
-                self.shown.append(small(rgb))
+                self.shown.append(small(patch))
             break
         self.left_out = +self.left_out
 
