@@ -159,12 +159,14 @@ def sharpness(patch: Image.Image) -> float:
     """Variance of the Laplacian of green, where stains show most, over the variance of green itself; 0 of one colour.
 
     The Laplacian's variance is a common measure of focus (Pech-Pacheco et al., ICPR 2000); taken over the variance it
-    does not follow how strong the stain is. About 0 to 20; blur lowers it, noise raises it. Every eighth row with its
-    neighbours tells as much as all.
+    does not follow how strong the stain is. About 0 to 20; blur lowers it, noise raises it. The inner half of a patch
+    and every fourth row of it suffice.
     """
-    green = np.asarray(patch.getchannel("G"))
-    rows = np.arange(1, len(green) - 1, 8)
-    above, centre, below = (green[rows + step].astype(np.float32) for step in (-1, 0, 1))
+    width, height = patch.size
+    inner = patch.crop((width // 4, height // 4, width - width // 4, height - height // 4))
+    green = np.asarray(inner.getchannel("G"))
+    last = len(green) - 2
+    above, centre, below = (green[at : last + at : 4].astype(np.float32) for at in (0, 1, 2))
     laplacian = above[:, 1:-1] + below[:, 1:-1] + centre[:, :-2] + centre[:, 2:] - 4 * centre[:, 1:-1]
     variance = float(centre.var())
     # Rounding to whole levels adds a twelfth to the variance of each pixel, of which the Laplacian weighs 20.

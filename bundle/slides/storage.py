@@ -14,6 +14,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 FORMATS = {"jpeg": ".zip", "png": ".zip", "hdf5": ".h5", "coordinates": ""}
+BUFFER = 2**20  # bytes; a patch is larger than what Python buffers by itself
 Add = Callable[[Image.Image, str, str], str]
 
 
@@ -66,7 +67,7 @@ class Storage:
                     file.attrs["comment"] = comment
                 work(lambda patch, label, name: _append(file, np.asarray(patch), label))
             return
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        with open(path, "wb", buffering=BUFFER) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
             work(lambda patch, label, name: self._add(archive, patch, label, name, comment))
 
     def _add(self, archive: zipfile.ZipFile, patch: Image.Image, label: str, name: str, comment: str) -> str:

@@ -235,7 +235,7 @@ class Tiling:
             logger.info(f"fields left out: {reasons}")
         if empty := figures["without_patches"]:
             logger.warning(
-                f"{len(empty)} slides gave no patch, such as {', '.join(empty[:SHOWN])}: look at thumbnails/, and lower "
+                f"{len(empty)} slides gave no patch: {', '.join(empty[:SHOWN])}; look at thumbnails/, and lower "
                 "--minimum_tissue or the thresholds of --tissue where tissue was missed"
             )
         if failed := figures["failed"]:

@@ -37,7 +37,8 @@ ASAP = """<?xml version="1.0"?><ASAP_Annotations><Annotations>
 <Coordinate Order="3" X="0" Y="300"/></Coordinates></Annotation></Annotations>
 <AnnotationGroups><Group Name="Tumor" PartOfGroup="None"/></AnnotationGroups></ASAP_Annotations>"""
 APERIO = """<Annotations MicronsPerPixel="0.5"><Annotation Id="1" Name=""><Attributes>
-<Attribute Name="Stroma"/></Attributes><Regions><Region Id="1" Type="0" NegativeROA="0"><Vertices><Vertex X="0" Y="0"/><Vertex X="400" Y="0"/>
+<Attribute Name="Stroma"/></Attributes><Regions>
+<Region Id="1" Type="0" NegativeROA="0"><Vertices><Vertex X="0" Y="0"/><Vertex X="400" Y="0"/>
 <Vertex X="400" Y="400"/><Vertex X="0" Y="400"/></Vertices></Region>
 <Region Id="2" Type="1" NegativeROA="1"><Vertices><Vertex X="100" Y="100"/><Vertex X="200" Y="200"/></Vertices></Region>
 </Regions></Annotation></Annotations>"""
