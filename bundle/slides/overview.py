@@ -8,7 +8,7 @@ from PIL import Image
 from bundle.data.slides import Slide
 
 BLOCK = 2048  # pixels a side that are read at a time
-LARGEST = 16384  # pixels a side of an overview
+LARGEST = 4096  # pixels a side of an overview: what is computed of it takes 40 bytes a pixel
 
 
 def read_overview(slide: Slide, mpp: float) -> tuple[np.ndarray, float]:

@@ -31,7 +31,7 @@ from bundle.slides.storage import Storage
 from bundle.slides.tissue import TISSUE, TissueRule
 
 RECORDS = "slides"
-LEAST_WINDOW = 8  # pixels a side that a field has on the overview at least, so that its shares are no guess
+LEAST_WINDOW = 8  # pixels a side of a field on the overview, where that may be so large: its shares are no guess then
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,8 +128,9 @@ class SlideTiler:
         """Writes patches, pictures, rows and last the record, which it gives back."""
         started = time.monotonic()
         plan = self.plan
-        plan.record_file(self.name).unlink(missing_ok=True)  # of a slide that has changed since
         inputs = plan.inputs(self.name, self.path)
+        for stale in (plan.record_file(self.name), self._archive):  # of a slide that has changed since
+            stale.unlink(missing_ok=True)
         self.slide = slide = Slide(plan.slides_dir / self.path, plan.assume_mpp, plan.reader)
         given = None
         if plan.fields.coordinates_dir is not None:
@@ -179,9 +180,7 @@ class SlideTiler:
             for number, stratum in enumerate(strata):
                 self._take_one(stratum, scale, add, number in wanted)
 
-        if not strata:
-            self._archive.unlink(missing_ok=True)
-        elif self.plan.storage.suffix:
+        if strata and self.plan.storage.suffix:
             write_atomically(self._archive, lambda temporary: self.plan.storage.fill(temporary, take, comment))
             if not self.rows:
                 self._archive.unlink()

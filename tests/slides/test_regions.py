@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 from pyramids import HEIGHT, WIDTH
 
@@ -154,4 +153,3 @@ def test_settings_and_missing_files_are_named(tmp_path):
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=said):
             RegionRule(**given)
-    assert np.isclose(RegionRule().minimum_region, 0.75)

@@ -219,6 +219,7 @@ def test_slides_that_cannot_be_used_are_named_and_left_out_and_tried_again(slide
     assert "left out: " in caplog.text and "3 slides can't be used" in caplog.text
     (folder / "cut.svs").write_bytes(content)
     figures = tile(folder, tmp_path / "out")
+    assert len(list_source(tmp_path / "out").items) == 96
     assert figures["patches"] == 96 and figures["failed"].keys() == {"empty", "coarse"}
 
 
