@@ -15,6 +15,7 @@ setup(
         "generative": GENERATIVE,
         "mlflow": ["mlflow"],
         "reading": ["starlette", "uvicorn"],
+        "slides": ["openslide-python", "openslide-bin", "tifffile"],
         # As in requirements-test.txt, which the gate installs.
         "docs": ["sphinx", "myst-parser", "pydata-sphinx-theme"],
     },

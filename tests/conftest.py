@@ -120,6 +120,7 @@ TINY_OF = {
     "classify.json": TINY_CLASSIFICATION,
     "adapt.json": TINY_ADAPTATION,
     "inference.json": TINY_SYNTHESIS,
+    "tile.json": {},
     **dict.fromkeys(
         ("stylegan2.json", "vit_cgan.json", "baseline_inference.json"), {"device": "cpu", "precision": "fp32"}
     ),

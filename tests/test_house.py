@@ -6,7 +6,7 @@ from collections import Counter
 from helpers import ROOT
 
 ROOMS = (
-    "runs data diffusion models metrics training synthesis selection downstream evaluation reading report zoo "
+    "runs data slides diffusion models metrics training synthesis selection downstream evaluation reading report zoo "
     "baselines"
 ).split()
 MODULES = {path: ast.parse(path.read_text()) for path in (ROOT / "bundle").rglob("*.py")}

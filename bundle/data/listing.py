@@ -12,12 +12,14 @@ Item = tuple[str, int, int]  # file, bytes, time in ns, as of `bundle.data.sourc
 
 @dataclass
 class Listing:
-    """What a source holds: `items` sorted by name, the number of ignored files by kind, and (name, reason) of
-    what could not be examined, such as a folder without permission or a link to itself."""
+    """What a source holds: `items` sorted by name, the number of ignored files by kind, (name, reason) of what could
+    not be examined, such as a folder without permission or a link to itself, and the slide of each item where the
+    source says it, as a tiling does."""
 
     items: list[Item] = field(default_factory=list)
     ignored: Counter = field(default_factory=Counter)
     unexamined: list[tuple[str, str]] = field(default_factory=list)
+    groups: dict[str, str] = field(default_factory=dict)
 
     def note(self, name: str, error: OSError) -> None:
         """Notes what the system says of something that cannot be examined."""

@@ -25,6 +25,7 @@ from bundle.data.listing import Item, Listing
 from bundle.data.names import MASKS, left_out, mask_folders
 from bundle.data.nifti import read_slice
 from bundle.data.pages import channels_of
+from bundle.data.slide_patches import ARCHIVES, FIELD_SUFFIX, is_tiling, list_fields, read_listed_field
 from bundle.data.whole import require_whole
 from bundle.runs.files import OUT_OF_FILES
 
@@ -117,13 +118,22 @@ def find_items(root: str | os.PathLike) -> list[Item]:
 
 
 def list_source(root: str | os.PathLike) -> Listing:
-    """As :func:`find_items`, with the count of what is ignored: hidden, made by a system, masks, no images."""
+    """As :func:`find_items`, with the count of what is ignored: hidden, made by a system, masks, no images.
+
+    Of the output of a tiling the patches alone are listed, each with its slide as its group.
+    """
     root = Path(root).expanduser()
     if not root.exists():
         raise FileNotFoundError(f"dataset_dir: there is no folder or archive {str(root)!r}. Check --dataset_dir")
+    tiling = is_tiling(root)
+    if tiling and (fields := list_fields(root)) is not None and fields.items:
+        return fields
     listing = Listing()
     if root.is_file():
         _add(listing, root.name, str(root))
+    elif tiling:
+        _walk(listing, root / ARCHIVES, f"{ARCHIVES}/")
+        listing.groups = {file: Path(split_member(file)[0]).stem for file, _, _ in listing.items}
     else:
         _walk(listing, root)
     if not listing.items:
@@ -137,8 +147,8 @@ def list_source(root: str | os.PathLike) -> Listing:
     return listing
 
 
-def _walk(listing: Listing, root: Path) -> None:
-    folders, visited = [("", str(root))], set()
+def _walk(listing: Listing, root: Path, prefix: str = "") -> None:
+    folders, visited = [(prefix, str(root))], set()
     while folders:
         prefix, folder = folders.pop()
         try:
@@ -237,6 +247,8 @@ def read_image(root: str | os.PathLike, file: str, unit: bool | None = None) -> 
         if name.lower().endswith(ARCHIVE_SUFFIXES):  # listed whole because it could not be opened
             list_members(path)
             raise ValueError("it is an archive; name an image in it, as archive#member")
+        if name.endswith(FIELD_SUFFIX):
+            return read_listed_field(root, name), 0.0
         if name.lower().endswith(NIFTI_SUFFIXES):
             return _array_to_rgb(read_slice(path), unit)
         with open(path, "rb") as stream:

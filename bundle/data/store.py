@@ -291,7 +291,8 @@ class PatchStore(OpenedOnUse):
         self.weights, self.weighted = np.array(given or counts / counts.sum(), np.float64), bool(given)
         self.sources, self.source_of = list(sources), np.repeat(np.arange(len(sources)), counts)
         files = Texts.joined([names[source].take(places) for source, places in good.items()])
-        self.slides, self.slide_of = groups_of(files)
+        said = [listings[self.sources[number]].groups for number in self.source_of.tolist()]
+        self.slides, self.slide_of = groups_of(files, [of.get(file) for of, file in zip(said, files)])
         self.facts = np.concatenate([caches[source].records.facts[places] for source, places in good.items()])
         self.sizes = np.stack([self.facts["height"], self.facts["width"]], axis=1)
         digests = np.ascontiguousarray(self.digests)

@@ -27,11 +27,15 @@ class RunFolder:
     Args:
         path: the folder; relative to the current directory.
         shared: whether the processes of one torchrun may write into it together.
+
+    Attributes:
+        place: number and count of the processes that share it, where not torchrun but a user numbers them.
     """
 
     def __init__(self, path: str | Path, shared: bool = False) -> None:
         self.path = Path(path)
         self.shared = shared
+        self.place: tuple[int, int] | None = None
         self._lock: FileLock | None = None
 
     def __truediv__(self, name: str) -> Path:
@@ -46,7 +50,7 @@ class RunFolder:
             RuntimeError: another living process holds the folder.
         """
         if self._lock is None:
-            self._lock = lock_folder(self.path, "output_dir", self.shared)
+            self._lock = lock_folder(self.path, "output_dir", self.shared, self.place)
 
     def save_config(self) -> None:
         """Keeps the executed config as `config.json`, which MONAI can run again."""

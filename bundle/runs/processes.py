@@ -30,7 +30,7 @@ def rank_and_world_size() -> tuple[int, int]:
     return rank, world_size
 
 
-def lock_folder(path: Path, flag: str, shared: bool = False) -> FileLock:
+def lock_folder(path: Path, flag: str, shared: bool = False, place: tuple[int, int] | None = None) -> FileLock:
     """Makes a folder and locks it for this process, until `release()` or the end of the process, also by kill -9.
 
     Args:
@@ -38,6 +38,8 @@ def lock_folder(path: Path, flag: str, shared: bool = False) -> FileLock:
         flag: the setting that names it, for messages.
         shared: whether the processes of one torchrun may hold it together. The first of them then holds the lock that
             any other run would need.
+        place: number of this process, from 0, and how many share the folder, where they are told otherwise than by
+            torchrun.
 
     Raises:
         NotADirectoryError: there is a file.
@@ -46,7 +48,7 @@ def lock_folder(path: Path, flag: str, shared: bool = False) -> FileLock:
     if path.exists() and not path.is_dir():
         raise NotADirectoryError(f"--{flag} {path} is a file; name a folder")
     path.mkdir(parents=True, exist_ok=True)
-    rank, world_size = rank_and_world_size()
+    rank, world_size = place or rank_and_world_size()
     alone = world_size == 1 or not shared
     lock = FileLock(path / (f".lock_{rank}" if rank and not alone else ".lock"))
     try:

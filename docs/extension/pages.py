@@ -10,7 +10,8 @@ from extension.docstrings import first_sentence, summary
 
 # In the order in which they import each other: each room may use those before it.
 ROOMS = (
-    "runs data diffusion models metrics training synthesis selection downstream evaluation reading report zoo baselines"
+    "runs data slides diffusion models metrics training synthesis selection downstream evaluation reading report zoo "
+    "baselines"
 ).split()
 
 

@@ -10,6 +10,7 @@ from processes import run_python
 ROOT = Path(__file__).resolve().parents[2]
 # The workflow type of each config, and what MONAI's engines and datasets are there.
 STAGES = {
+    "tile.json": (None, {}),
     "pretrain.json": ("train", {"trainer": "AutoencoderTrainer", "evaluator": "SupervisedEvaluator"}),
     "adapt.json": ("train", {"trainer": "LatentClassifierTrainer"}),
     "select.json": ("train", {"trainer": "FinalScorerTrainer"}),
