@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from bundle.diffusion.samplers import HIGHEST_ETA, SAMPLERS, Callback, DrawNoise, Guidance, start_latents
 from bundle.diffusion.latent_scale import LatentScale
+from bundle.diffusion.samplers import HIGHEST_ETA, SAMPLERS, Callback, DrawNoise, Guidance, start_latents
 from bundle.diffusion.schedule import NoiseSchedule
 from bundle.runs.randomness import ImageNoise
 
