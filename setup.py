@@ -14,6 +14,7 @@ setup(
     extras_require={
         "generative": GENERATIVE,
         "mlflow": ["mlflow"],
+        "hub": ["huggingface_hub"],
         # As in requirements-test.txt, which the gate installs.
         "docs": ["sphinx", "myst-parser", "pydata-sphinx-theme"],
     },

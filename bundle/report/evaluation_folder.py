@@ -14,6 +14,7 @@ from typing import Any
 
 from PIL import Image
 
+from bundle.data.marks import read_marks
 from bundle.runs.tables import plain_cells
 
 FORMAT = "histodiffusion-evaluation/1"
@@ -112,6 +113,15 @@ def read_picture(folder: Path, name: str, alt: str, caption: str = "") -> Pictur
         return Picture(name, alt, caption, missing=f"{name} can't be read as a picture ({error})")
     uri = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
     return Picture(name, alt, caption, uri, "", width, height, large)
+
+
+def synthetic_grids(folder: Path | None, classes: Sequence[str]) -> list[tuple[str, Path]]:
+    """(class, file) of the grids in an evaluation's folder that say of themselves that they are synthetic.
+
+    These may be passed on. No other picture of an evaluation is of synthetic images alone.
+    """
+    found = [] if folder is None else [(name, folder / "grids" / f"{name}.png") for name in classes]
+    return [(name, path) for name, path in found if path.is_file() and read_marks(path)]
 
 
 def read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
