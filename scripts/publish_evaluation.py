@@ -39,11 +39,11 @@ def without_private_paths(content: Any) -> Any:
     return content
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("evaluation_dir", type=Path, help="output folder of configs/evaluate.json")
     parser.add_argument("target", type=Path, help="folder of the weights")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     source = given.evaluation_dir / "evaluation.json"
     if not source.is_file():
         sys.exit(f"there is no {source}: run configs/evaluate.json with --output_dir {given.evaluation_dir} first")

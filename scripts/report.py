@@ -27,7 +27,7 @@ from bundle.report.vector_figures import write_figures  # noqa: E402
 LARGE = 20_000_000  # bytes; what mail servers refuse and phones are slow with
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("evaluation_dir", type=Path, help="output folder of configs/evaluate.json")
     parser.add_argument("--study_dir", type=Path, help="output folder of configs/study.json")
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--licence_file", type=Path, default=ROOT / "docs" / "data_license.txt")
     parser.add_argument("--output", type=Path, help="report.html within the evaluation's folder if not given")
     parser.add_argument("--figures", type=Path, help="folder for each figure as SVG, PDF and CSV; none if not given")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
 
     output = given.output or given.evaluation_dir / "report.html"
     trainings = {"Adaptation": given.adapted_dir, "Pre-training": given.pretrained_dir}

@@ -9,6 +9,7 @@ import re
 import pytest
 import torch
 from candidates import SIDE
+from helpers import ROOT
 from torch.nn.functional import scaled_dot_product_attention
 
 from bundle.evaluation.encoders import ENCODERS, EncoderNetwork, from_conch
@@ -123,6 +124,14 @@ def test_a_file_of_the_published_names_is_taken_whole_and_no_other(name, tmp_pat
     torch.save(lacking, path)
     with pytest.raises(ValueError, match="made for another architecture: 1 tensors differ"):
         EncoderNetwork(name, **SMALL[name]).load(path)
+
+
+def test_the_documents_list_what_the_code_has():
+    rows = re.findall(r"^\| `([\w-]+)` \| (.+) \|$", (ROOT / "docs" / "how-to" / "judge.md").read_text(), re.MULTILINE)
+    assert dict(rows) == {
+        name: f"{one.architecture} | {one.side} | {one.dimension} | {one.licence} | {one.source}"
+        for name, one in ENCODERS.items()
+    }
 
 
 def test_tokens_are_pooled_as_published():
