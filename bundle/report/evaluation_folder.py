@@ -92,7 +92,7 @@ def written_on(path: Path) -> str:
 def read_picture(folder: Path, name: str, alt: str, caption: str = "") -> Picture:
     """A picture of a folder as a data URI; what is missing or broken is said in its place."""
     path = folder / name
-    if ".." in Path(name).parts or Path(name).is_absolute() or folder.resolve() not in path.resolve().parents:
+    if not _is_within(folder, name):
         return Picture(name, alt, caption, missing=f"{name} lies outside the folder, so it is not shown")
     if not path.is_file():
         return Picture(name, alt, caption, missing=f"{name} is missing in {folder.name or folder}")
@@ -120,8 +120,16 @@ def synthetic_grids(folder: Path | None, classes: Sequence[str]) -> list[tuple[s
 
     These may be passed on. No other picture of an evaluation is of synthetic images alone.
     """
-    found = [] if folder is None else [(name, folder / "grids" / f"{name}.png") for name in classes]
+    if folder is None:
+        return []
+    found = [(name, folder / f"grids/{name}.png") for name in classes if _is_within(folder, f"grids/{name}.png")]
     return [(name, path) for name, path in found if path.is_file() and read_marks(path)]
+
+
+def _is_within(folder: Path, name: str) -> bool:
+    """Whether a name, which a file may have given, leads to a place in the folder."""
+    inside = folder.resolve() in (folder / name).resolve().parents
+    return inside and ".." not in Path(name).parts and not Path(name).is_absolute()
 
 
 def read_rows(path: Path) -> tuple[list[str], list[list[str]]]:

@@ -128,7 +128,7 @@ def push(folder: Path, repository: str) -> str:
         the address of the commit.
 
     Raises:
-        ValueError: no token, or a name that is none.
+        ValueError: no token, a name that is none, or a file in the folder that is not of it.
         ImportError: huggingface_hub is missing; says how to install it.
         OSError: the hub refuses or can't be reached.
     """
@@ -142,6 +142,12 @@ def push(folder: Path, repository: str) -> str:
     except ImportError as error:
         raise ImportError("--push needs the package huggingface_hub: pip install 'histodiffusion[hub]'") from error
     models = check_hub(folder)
+    own = {SUMS, *read_sums(folder / SUMS)}
+    strange = sorted(path.name for path in folder.iterdir() if path.name not in own)
+    if strange:  # such as a picture of real tiles, put there to look at
+        raise ValueError(
+            f"{folder} holds {strange[0]}, which {SUMS} does not record: remove it, or write the folder again"
+        )
     with tempfile.TemporaryDirectory() as temporary:
         try:
             api = HfApi(token=token)

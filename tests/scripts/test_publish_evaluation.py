@@ -7,6 +7,7 @@ from evaluated import write_evaluation
 from PIL import Image
 
 from bundle.data.marks import read_marks
+from bundle.report.evaluation_folder import synthetic_grids
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -45,6 +46,12 @@ def test_synthetic_grids_go_along_and_real_tiles_do_not(tmp_path):
     files = {path.name: path for path in (tmp_path / "models").rglob("*.*")}
     assert files.keys() == {"evaluation.json", "LYM.png", "NORM.png"}
     assert read_marks(files["LYM.png"])["SyntheticData"] == "YES"
+
+
+def test_a_class_is_no_path(tmp_path):
+    folder = write_evaluation(tmp_path / "evaluate")
+    (folder / "grids" / "LYM.png").rename(tmp_path / "secret.png")
+    assert [name for name, _ in synthetic_grids(folder, ["../../secret", str(tmp_path / "secret"), "NORM"])] == ["NORM"]
 
 
 def test_without_an_evaluation_it_says_what_to_run(tmp_path):

@@ -1,5 +1,6 @@
 """The folder for the hub: it loads offline with what it holds, and leaves the machine only when asked."""
 
+import functools
 import runpy
 import shutil
 import socket
@@ -17,6 +18,7 @@ from safetensors.torch import load_file
 from bundle.data.marks import read_marks
 from bundle.models.adapted import AdaptedModels
 from bundle.runs.sums import write_sums
+from bundle.synthesis import inferers
 from bundle.zoo import hub
 
 SECRET = "hf_a_secret_token"
@@ -74,6 +76,8 @@ def test_it_loads_again_elsewhere_without_a_network(copied, original):
 
 def test_its_example_runs(copied, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    quick = functools.partial(inferers.GuidedLatentInferer, num_inference_steps=2)
+    monkeypatch.setattr(inferers, "GuidedLatentInferer", quick)
     runpy.run_path(str(copied / "example.py"))
     assert read_marks(tmp_path / "samples.png") and "ADI" in capsys.readouterr().out
     with Image.open(tmp_path / "samples.png") as grid:
@@ -150,6 +154,14 @@ def test_a_push_makes_a_private_repository_and_checks_what_came_of_it(copied, mo
     Api(damage=True).use(monkeypatch)
     with pytest.raises(ValueError, match="LICENSE is missing or another"):
         hub.push(copied, "me/patches")
+
+
+def test_what_was_put_into_the_folder_later_is_not_pushed(copied, monkeypatch):
+    api = Api().use(monkeypatch)
+    (copied / "real_tiles.png").touch()
+    with pytest.raises(ValueError, match="holds real_tiles.png, which SHA256SUMS does not record: remove it"):
+        hub.push(copied, "me/patches")
+    assert not api.done
 
 
 def test_the_token_is_never_said(copied, monkeypatch):
