@@ -16,6 +16,7 @@ setup(
         "mlflow": ["mlflow"],
         "reading": ["starlette", "uvicorn"],
         "slides": ["openslide-python", "openslide-bin", "tifffile"],
+        "hub": ["huggingface_hub"],
         # As in requirements-test.txt, which the gate installs.
         "docs": ["sphinx", "myst-parser", "pydata-sphinx-theme"],
     },

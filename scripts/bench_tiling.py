@@ -26,8 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from bundle.runs.context import RunContext  # noqa: E402
 from bundle.slides.fields import FieldRule  # noqa: E402
-from bundle.slides.folder import SlideFolder  # noqa: E402
 from bundle.slides.regions import RegionRule  # noqa: E402
+from bundle.slides.slide_folder import SlideFolder  # noqa: E402
 from bundle.slides.storage import Storage  # noqa: E402
 from bundle.slides.tiling import Tiling  # noqa: E402
 from bundle.slides.tissue import TissueRule  # noqa: E402

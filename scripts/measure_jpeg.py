@@ -26,8 +26,8 @@ from bundle.data.slides import Slide, SlideError  # noqa: E402
 from bundle.metrics.frechet import frechet_distance, principal_axes  # noqa: E402
 from bundle.runs.tables import markdown_table  # noqa: E402
 from bundle.slides.fields import FieldRule  # noqa: E402
-from bundle.slides.folder import SlideFolder  # noqa: E402
 from bundle.slides.overview import read_overview  # noqa: E402
+from bundle.slides.slide_folder import SlideFolder  # noqa: E402
 from bundle.slides.storage import Storage  # noqa: E402
 from bundle.slides.tissue import TissueRule  # noqa: E402
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import io
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,28 +18,14 @@ from torch.nn.functional import interpolate
 
 from bundle.data.transforms import scale_patch
 from bundle.data.views import VIEWS
+from bundle.evaluation.encoders import EncoderNetwork
+from bundle.evaluation.extractor_settings import FID_WEIGHTS, INCEPTION, by_name, checked, kind_of, weights_file
 from bundle.models.feature_classifier import MONAI_RESNET, FeatureClassifier, known_model
 from bundle.models.foreign_weights import reason_of
-from bundle.models.torchscript import WHY_SHA256, load_torchscript
-from bundle.runs.sums import content_hash, require_sha256
+from bundle.models.torchscript import load_torchscript
+from bundle.runs.sums import content_hash
 from bundle.selection.scorer import Scorer
 from bundle.training.judge import Judge
-
-# The first digits of the SHA-256 of the weights that FID is defined with, as torch-fidelity publishes them:
-# github.com/toshas/torch-fidelity/releases, weights-inception-2015-12-05-6726825d.pth.
-FID_WEIGHTS = "6726825d"
-INCEPTION = "inception"
-NAMED = (*(f"judge_{view}" for view in VIEWS), "scorer")
-KEYS = {
-    "trunk": {"name", "trunk", "weights", "sha256", "input_side", "arguments"},
-    "torchscript": {"name", "torchscript", "sha256", "input_side", "mean", "std"},
-    INCEPTION: {"name", "weights", "sha256"},
-}
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
-EXAMPLES = (
-    'one of {"name": "inception", "weights": FILE}, {"name": NAME, "trunk": A TIMM MODEL, "weights": FILE} and '
-    '{"name": NAME, "torchscript": FILE, "sha256": OF THE FILE}'
-)
 
 
 class Extractor:
@@ -53,6 +38,7 @@ class Extractor:
         resize: how images come to the size that the network takes, and how they are scaled.
         apply: uint8 [B, 3, S, S] -> fp32 [B, D].
         side: S, of images that it is tried with.
+        about: further plain facts of it.
 
     Attributes:
         dimension: D.
@@ -69,12 +55,14 @@ class Extractor:
         resize: str,
         apply: Callable[[torch.Tensor], torch.Tensor],
         side: int,
+        about: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
         self.title = title
         self.weights_sha256 = weights_sha256
         self.resize = resize
         self._apply = apply
+        self.about = dict(about or {})
         blank = self(torch.full((2, 3, side, side), 200, dtype=torch.uint8))
         if not blank.isfinite().all():
             raise ValueError(
@@ -95,7 +83,7 @@ class Extractor:
     def describe(self) -> dict[str, Any]:
         """Plain facts, for `evaluation.json`."""
         facts = {"name": self.name, "title": self.title, "weights_sha256": self.weights_sha256}
-        return {**facts, "resize": self.resize, "dimension": self.dimension}
+        return {**facts, "resize": self.resize, "dimension": self.dimension, **self.about}
 
     @property
     def identity(self) -> str:
@@ -108,7 +96,8 @@ class Extractors:
 
     Args:
         settings: names ("judge_colour", "judge_grey", "judge_normalised", "scorer") and dictionaries of own ones:
-            {"name": "inception", "weights": FILE}; {"name", "trunk": timm's name, "weights": FILE}, with "input_side"
+            {"name": "inception", "weights": FILE}; the same with the name of a published encoder (see
+            `bundle.evaluation.encoders`); {"name", "trunk": timm's name, "weights": FILE}, with "input_side"
             (timm's by default) and "arguments" where wished; or {"name", "torchscript": FILE, "sha256"}, with
             "input_side", "mean" and "std" where wished. A "sha256" of the weights' file is checked where it is given.
             A TorchScript file is a program and runs with all that you may do, so its SHA-256 is required.
@@ -118,6 +107,9 @@ class Extractors:
         classes: gives the class names, in order, that the judge must know.
         device: where to compute.
         batch_size: images at once.
+        extractor: a published encoder besides those of `settings`: uni2-h, phikon-v2, virchow2, h-optimus-0, conch,
+            gigapath, ctranspath or dinov2.
+        extractor_weights: the file of its weights, which its publisher gives; none is downloaded.
 
     Raises:
         ValueError: a name that is none, or settings that lack something; says what is needed.
@@ -132,12 +124,14 @@ class Extractors:
         classes: Callable[[], list[str]] | None = None,
         device: torch.device | str = "cpu",
         batch_size: int = 64,
+        extractor: str | None = None,
+        extractor_weights: str | Path | None = None,
     ) -> None:
         if isinstance(settings, (str, Mapping)):  # as a command line gives one alone
             settings = [settings]
         if not isinstance(settings, Sequence) or not settings:
             raise ValueError(f"--extractors is {settings!r}; at least one is needed, such as judge_grey")
-        self.settings = [_checked(one) for one in settings]
+        self.settings = [checked(one) for one in (*settings, *by_name(extractor, extractor_weights))]
         self.names = [one if isinstance(one, str) else one["name"] for one in self.settings]
         twice = [name for name in self.names if self.names.count(name) > 1]
         if twice:
@@ -188,12 +182,20 @@ class Extractors:
             return self._scorer()
         if isinstance(setting, str):
             return self._of_judge(setting.removeprefix("judge_"))
-        make = {"trunk": self._timm, "torchscript": self._torchscript, INCEPTION: self._inception}[_kind(setting)]
-        return make(**setting)
+        make = {"trunk": self._timm, "torchscript": self._torchscript, INCEPTION: self._inception, "known": self._known}
+        return make[kind_of(setting)](**setting)
 
-    def _extractor(self, name: str, sha256: str, resize: str, apply: Callable, title: str | None = None) -> Extractor:
+    def _extractor(
+        self,
+        name: str,
+        sha256: str,
+        resize: str,
+        apply: Callable,
+        title: str | None = None,
+        about: Mapping[str, str] | None = None,
+    ) -> Extractor:
         title = title or f"Fréchet distance in {name} features"
-        return Extractor(name, title, sha256, resize, apply, self.side)
+        return Extractor(name, title, sha256, resize, apply, self.side, about)
 
     def _of_judge(self, view: str) -> Extractor:
         judge = self.judge
@@ -219,7 +221,7 @@ class Extractors:
         input_side: int | None = None,
         arguments: dict[str, Any] | None = None,
     ) -> Extractor:
-        path, found = _file(name, weights, sha256)
+        path, found = weights_file(name, weights, sha256)
         side = self.side if trunk == MONAI_RESNET else known_model(trunk).input_size[-1]
         side = input_side or side
         network = FeatureClassifier(trunk, 0, self.side, input_side=side, arguments=arguments)
@@ -240,7 +242,7 @@ class Extractors:
         mean: Sequence[float] = (0.5, 0.5, 0.5),
         std: Sequence[float] = (0.5, 0.5, 0.5),
     ) -> Extractor:
-        path, found = _file(name, torchscript, sha256)
+        path, found = weights_file(name, torchscript, sha256)
         network = load_torchscript(path, self.device)
         side = input_side or self.side
         shift, scale = (torch.tensor(of, device=self.device).view(1, 3, 1, 1) for of in (mean, std))
@@ -256,8 +258,17 @@ class Extractors:
         resize += f", mean {list(mean)}, standard deviation {list(std)}"
         return self._extractor(name, found, resize, apply)
 
+    def _known(self, name: str, weights: str, sha256: str | None = None) -> Extractor:
+        path, found = weights_file(name, weights, sha256)
+        network = EncoderNetwork(name).load(path).to(self.device)
+        resize = f"bicubic with antialiasing to {network.known.side}, mean {list(network.known.mean)}, standard "
+        resize += f"deviation {list(network.known.std)}"
+        return self._extractor(
+            name, found, resize, lambda images: network(scale_patch(images.to(self.device))), about=network.describe()
+        )
+
     def _inception(self, name: str, weights: str, sha256: str | None = None) -> Extractor:
-        path, found = _file(name, weights, sha256)
+        path, found = weights_file(name, weights, sha256)
         try:
             from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
         except ImportError as error:
@@ -280,49 +291,3 @@ class Extractors:
         title = "FID" if found.startswith(FID_WEIGHTS) else "Fréchet distance in features of Inception of other weights"
         resize = "bilinear to 299 as TensorFlow 1 does it, (v - 128) / 128"
         return self._extractor(name, found, resize, lambda images: network(images.to(self.device))[0], title)
-
-
-def _checked(setting: Any) -> str | dict[str, Any]:
-    """A setting of one extractor, or a refusal that says what is needed."""
-    if isinstance(setting, str) and setting in NAMED:
-        return setting
-    if not isinstance(setting, Mapping):
-        raise ValueError(
-            f"--extractors names {setting!r}, which is none of {', '.join(NAMED)}. Any other is given with its weights "
-            f"on this machine, as {EXAMPLES}"
-        )
-    setting = dict(setting)
-    name, kind = setting.get("name"), _kind(setting)
-    if not isinstance(name, str) or not NAME.fullmatch(name) or name in NAMED:
-        raise ValueError(
-            f'--extractors has {setting!r}: its "name" must be one of its own, of letters, digits and _.+-'
-        )
-    needed = {"trunk": ("trunk", "weights"), "torchscript": ("torchscript", "sha256"), INCEPTION: ("weights",)}
-    missing = [key for key in needed[kind] if setting.get(key) is None] if kind else ["trunk or torchscript"]
-    if missing:
-        why = f" ({WHY_SHA256})" if "sha256" in missing else ""
-        raise ValueError(f"--extractors: {name!r} lacks {missing[0]}{why}. Give {EXAMPLES}")
-    unknown = sorted(set(setting) - KEYS[kind])
-    if unknown:
-        raise ValueError(f"--extractors: {name!r} has {unknown[0]!r}; it can have {', '.join(sorted(KEYS[kind]))}")
-    return setting
-
-
-def _kind(setting: Mapping[str, Any]) -> str | None:
-    """ "trunk", "torchscript" or "inception"."""
-    for kind in ("trunk", "torchscript"):
-        if kind in setting:
-            return kind
-    return INCEPTION if setting.get("name") == INCEPTION else None
-
-
-def _file(name: str, path: str | Path, sha256: str | None) -> tuple[Path, str]:
-    """A file of weights and its SHA-256, which must be the one given."""
-    path = Path(path).expanduser()
-    if not path.is_file():
-        hint = f" (weights-inception-2015-12-05-{FID_WEIGHTS}.pth of github.com/toshas/torch-fidelity/releases)"
-        raise FileNotFoundError(
-            f"the extractor {name} has no weights at {str(path)!r}: nothing is downloaded, so get the file"
-            f"{hint if name == INCEPTION else ''} and name it in --extractors"
-        )
-    return path, require_sha256(path, sha256, f"the extractor {name}")

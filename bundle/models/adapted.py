@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save
 
 from bundle.diffusion.latent_scale import LatentScale
 from bundle.diffusion.schedule import NoiseSchedule
@@ -18,8 +19,8 @@ from bundle.models.artefacts import (
     read_artefact,
     require_same,
 )
-from bundle.models.packed import DEFINITION, FORMAT, WEIGHTS, is_packed, read_packed
-from bundle.runs.files import write_json
+from bundle.models.packed import DEFINITION, FORMAT, SAFE_WEIGHTS, WEIGHTS, is_packed, packed_weights, read_packed
+from bundle.runs.files import write_atomically, write_json
 from bundle.runs.sums import content_hash
 from bundle.runs.tensors import save_tensors
 
@@ -98,7 +99,8 @@ class AdaptedModels(torch.nn.Module):
         parts = (
             self._read_packed() if packed else {kind: read_artefact(self._file(kind), kind) for kind in self._kinds()}
         )
-        files = {kind: str(self.adapted_dir / (WEIGHTS if packed else f"{kind}.pt")) for kind in self._kinds()}
+        one = packed_weights(self.adapted_dir)
+        files = {kind: str(one if packed else self.adapted_dir / f"{kind}.pt") for kind in self._kinds()}
         facts, process, known = (parts[kind] for kind in ("autoencoder", "diffusion", "latent_classifier"))
         self._require_match(files, facts, {kind: part for kind, part in parts.items() if kind != "autoencoder"})
         decoder = parts.get("decoder", {"weights": {}, "fingerprint": None})
@@ -185,8 +187,8 @@ class AdaptedModels(torch.nn.Module):
         if ("decoder" in parts) != (self.decoder == "adapted"):
             held = "adapted" if "decoder" in parts else "pretrained"
             raise ValueError(
-                f"--decoder is {self.decoder!r}, but {self.adapted_dir / WEIGHTS} holds the one called {held!r}: ask "
-                "for that, or name the folder of an adaptation with --adapted_dir"
+                f"--decoder is {self.decoder!r}, but {packed_weights(self.adapted_dir)} holds the one called {held!r}: "
+                "ask for that, or name the folder of an adaptation with --adapted_dir"
             )
         return parts
 
@@ -203,7 +205,7 @@ class AdaptedModels(torch.nn.Module):
         return path
 
 
-def save_packed(models: AdaptedModels, folder: str | Path, half: bool = False) -> None:
+def save_packed(models: AdaptedModels, folder: str | Path, half: bool = False, safe: bool = False) -> None:
     """Writes `model.pt` and `definition.json`, which `AdaptedModels(folder)` then reads like an adaptation's folder.
 
     Args:
@@ -211,10 +213,18 @@ def save_packed(models: AdaptedModels, folder: str | Path, half: bool = False) -
         folder: where to; made where it is missing.
         half: whether weights are written as fp16. They are computed with in fp32 all the same, so a network whose
             weights were half precision before (`scripts/publish_weights.py`) stays what it was.
+        safe: whether the weights are written as `model.safetensors` instead.
     """
     state = {name: tensor.detach().cpu() for name, tensor in models.state_dict().items()}
     if half:
         state = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     folder = Path(folder)
-    save_tensors(folder / WEIGHTS, state)
+    if safe:
+        state = {name: tensor.contiguous() for name, tensor in state.items()}
+        size = sum(tensor.nbytes for tensor in state.values())
+        # Given a path, safetensors makes a file that nobody else may read.
+        write = lambda path: path.write_bytes(save(state, {"format": "pt"}))  # noqa: E731
+        write_atomically(folder / SAFE_WEIGHTS, write, size=size)
+    else:
+        save_tensors(folder / WEIGHTS, state)
     write_json(folder / DEFINITION, {"format": FORMAT, "weights": fingerprint(state), "networks": models.facts})

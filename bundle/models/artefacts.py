@@ -164,8 +164,16 @@ def load_artefact(path: str | Path, kind: str, also: Sequence[type] = ()) -> tup
     return network.eval(), content
 
 
-def load_weights(network: torch.nn.Module, weights: dict[str, torch.Tensor], origin: str | Path) -> None:
+def load_weights(
+    network: torch.nn.Module, weights: dict[str, torch.Tensor], origin: str | Path, assign: bool = False
+) -> None:
     """Loads weights into a network, or says which tensors differ.
+
+    Args:
+        network: the network.
+        weights: all of its tensors.
+        origin: where they are from, for messages.
+        assign: whether the network takes the tensors themselves, as one that was built without memory must.
 
     Raises:
         ValueError: missing, unexpected or differently shaped tensors, with both sides named.
@@ -178,7 +186,7 @@ def load_weights(network: torch.nn.Module, weights: dict[str, torch.Tensor], ori
         wrong = [name for name in sorted(own.keys() | given.keys()) if own.get(name) != given.get(name)]
         shown = ", ".join(f"{name}: file {given.get(name)}, network {own.get(name)}" for name in wrong[:4])
         raise ValueError(f"{origin} was made for another architecture: {len(wrong)} tensors differ ({shown})")
-    network.load_state_dict(weights)
+    network.load_state_dict(weights, assign=assign)
 
 
 def require_same(what: str, left_name: str, left: Any, right_name: str, right: Any) -> None:

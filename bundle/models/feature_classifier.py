@@ -111,18 +111,14 @@ class FeatureClassifier(nn.Module):
 
 def load_trunk(trunk: nn.Module, path: str | Path) -> None:
     """Loads a file of weights into a network of timm's or MONAI's; see :meth:`FeatureClassifier.load_trunk`."""
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f"there are no weights {str(path)!r}: give the file that holds them")
-    try:
-        weights = timm.models.load_state_dict(path, device="cpu", weights_only=True)
-        # What timm itself does to published weights: renames, and resamples the embedding of another image size.
-        adapt = getattr(sys.modules[type(trunk).__module__], "checkpoint_filter_fn", None)
-        weights = weights if adapt is None else adapt(weights, trunk)
-    except Exception as error:
-        raise ValueError(f"{path} can't be read as weights ({reason_of(error)}); is it complete?") from error
-    if not is_state_dict(weights):
-        raise ValueError(f"{path} is no state dict, names with a tensor each: save the weights of the trunk alone")
+    weights = read_state(path)
+    # What timm itself does to published weights: renames, and resamples the embedding of another image size.
+    adapt = getattr(sys.modules[type(trunk).__module__], "checkpoint_filter_fn", None)
+    if adapt is not None:
+        try:
+            weights = adapt(weights, trunk)
+        except Exception as error:
+            raise ValueError(f"{path} can't be read as weights ({reason_of(error)}); is it complete?") from error
     own = trunk.state_dict()
     found = {name: tensor for name, tensor in weights.items() if name in own}
     wrong = [name for name in own if name not in found or found[name].shape != own[name].shape]
@@ -132,6 +128,24 @@ def load_trunk(trunk: nn.Module, path: str | Path) -> None:
             f"another shape, such as {', '.join(wrong[:3])}. Name the trunk they are of"
         )
     trunk.load_state_dict(found)
+
+
+def read_state(path: str | Path) -> dict[str, torch.Tensor]:
+    """The state dict of a published file, found as timm finds it: by itself, or under "state_dict" or "model".
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or not one of names with a tensor each.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"there are no weights {str(path)!r}: give the file that holds them")
+    try:
+        weights = timm.models.load_state_dict(path, device="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"{path} can't be read as weights ({reason_of(error)}); is it complete?") from error
+    if not is_state_dict(weights):
+        raise ValueError(f"{path} is no state dict, names with a tensor each: save the weights of the trunk alone")
+    return weights
 
 
 def known_model(name: str) -> Any:

@@ -2,7 +2,8 @@
 
 `model.pt` is the state dict of `AdaptedModels` and of `PatchGenerator`: plain tensors named `autoencoder.*`,
 `diffusion.*` and `classifier.*`, the decoder's weights being those that were chosen. `definition.json` has what the
-artefacts said besides their weights: architectures, schedule, latent scale, classes.
+artefacts said besides their weights: architectures, schedule, latent scale, classes. In `model.safetensors` the same
+tensors are as the Hugging Face hub has them.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 from bundle.models.artefacts import fingerprint
 from bundle.models.foreign_weights import is_state_dict, reason_of
 from bundle.runs.sums import check_sum
 
 WEIGHTS = "model.pt"
+SAFE_WEIGHTS = "model.safetensors"
 DEFINITION = "definition.json"
 FORMAT = "histodiffusion-models/1"
 PREFIXES = {"autoencoder": "autoencoder.", "diffusion": "diffusion.", "latent_classifier": "classifier."}
@@ -26,7 +29,13 @@ UNPACK = "unpack the bundle again, or name the folder of an adaptation"
 
 def is_packed(folder: Path) -> bool:
     """Whether the folder is one of `save_packed`, complete or not."""
-    return (folder / WEIGHTS).is_file() or (folder / DEFINITION).is_file()
+    return any((folder / name).is_file() for name in (WEIGHTS, SAFE_WEIGHTS, DEFINITION))
+
+
+def packed_weights(folder: Path) -> Path:
+    """The folder's file of weights: `model.safetensors` where there is no `model.pt`."""
+    safe = folder / SAFE_WEIGHTS
+    return safe if safe.is_file() and not (folder / WEIGHTS).is_file() else folder / WEIGHTS
 
 
 def read_packed(folder: Path) -> dict[str, dict[str, Any]]:
@@ -36,7 +45,7 @@ def read_packed(folder: Path) -> dict[str, dict[str, Any]]:
         FileNotFoundError: one of the two files is missing.
         ValueError: one can't be read, or they don't belong together.
     """
-    path, described = folder / WEIGHTS, folder / DEFINITION
+    path, described = packed_weights(folder), folder / DEFINITION
     if not path.is_file():
         raise FileNotFoundError(
             f"{described} is there without {path}: get the weights (python -m monai.bundle download_large_files "
@@ -48,12 +57,14 @@ def read_packed(folder: Path) -> dict[str, dict[str, Any]]:
         definition = json.loads(described.read_text(encoding="utf-8"))
         found, expected, networks = (definition[name] for name in ("format", "weights", "networks"))
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{described} can't be read as what {WEIGHTS} holds: {error!r}. {UNPACK}") from error
+        raise ValueError(f"{described} can't be read as what {path.name} holds: {error!r}. {UNPACK}") from error
     if found != FORMAT:
         raise ValueError(f"{described} has the format {found!r}, expected {FORMAT!r}: {UNPACK}")
     check_sum(path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = (
+            load_file(path) if path.name == SAFE_WEIGHTS else torch.load(path, map_location="cpu", weights_only=True)
+        )
     except Exception as error:
         raise ValueError(f"{path} can't be read as weights ({reason_of(error)}); is it complete?") from error
     if not is_state_dict(state) or fingerprint(state) != expected:

@@ -14,6 +14,7 @@ from typing import Any
 
 from PIL import Image
 
+from bundle.data.marks import read_marks
 from bundle.runs.tables import plain_cells
 
 FORMAT = "histodiffusion-evaluation/1"
@@ -91,7 +92,7 @@ def written_on(path: Path) -> str:
 def read_picture(folder: Path, name: str, alt: str, caption: str = "") -> Picture:
     """A picture of a folder as a data URI; what is missing or broken is said in its place."""
     path = folder / name
-    if ".." in Path(name).parts or Path(name).is_absolute() or folder.resolve() not in path.resolve().parents:
+    if not _is_within(folder, name):
         return Picture(name, alt, caption, missing=f"{name} lies outside the folder, so it is not shown")
     if not path.is_file():
         return Picture(name, alt, caption, missing=f"{name} is missing in {folder.name or folder}")
@@ -112,6 +113,23 @@ def read_picture(folder: Path, name: str, alt: str, caption: str = "") -> Pictur
         return Picture(name, alt, caption, missing=f"{name} can't be read as a picture ({error})")
     uri = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
     return Picture(name, alt, caption, uri, "", width, height, large)
+
+
+def synthetic_grids(folder: Path | None, classes: Sequence[str]) -> list[tuple[str, Path]]:
+    """(class, file) of the grids in an evaluation's folder that say of themselves that they are synthetic.
+
+    These may be passed on. No other picture of an evaluation is of synthetic images alone.
+    """
+    if folder is None:
+        return []
+    found = [(name, folder / f"grids/{name}.png") for name in classes if _is_within(folder, f"grids/{name}.png")]
+    return [(name, path) for name, path in found if path.is_file() and read_marks(path)]
+
+
+def _is_within(folder: Path, name: str) -> bool:
+    """Whether a name, which a file may have given, leads to a place in the folder."""
+    inside = folder.resolve() in (folder / name).resolve().parents
+    return inside and ".." not in Path(name).parts and not Path(name).is_absolute()
 
 
 def read_rows(path: Path) -> tuple[list[str], list[list[str]]]:

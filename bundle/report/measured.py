@@ -139,7 +139,8 @@ def tables(section: Mapping[str, Any], name: str, classes: Sequence[str]) -> dic
 
     Returns:
         "overall": [(title, explanation, Cell)]; "by_class": tables of at most `COLUMNS` metrics, each "metrics"
-        [(title, explanation)] and "rows" [(class, [Cell or None])]; "explanations" [(title, text)]; "notes" [str].
+        [(title, explanation)] and "rows" [(class, [Cell or None])]; "explanations" [(title, text)], also as "told"
+        {title: text}; "notes" [str].
     """
     metrics = section.get("metrics", {})
     overall = {name: found for name, found in section.get("overall", {}).items() if is_figure(found)}
@@ -178,6 +179,7 @@ def tables(section: Mapping[str, Any], name: str, classes: Sequence[str]) -> dic
         ],
         "by_class": wide,
         "explanations": [(title, text) for title, text in explanations if text],
+        "told": {title: text for title, text in explanations if text},
         "notes": list(section.get("notes", ())),
     }
 

@@ -23,11 +23,13 @@ from bundle.report.evaluation_folder import (
     told,
     written_on,
 )
+from bundle.report.glossary import TERMS, glossed, term_anchor
 from bundle.report.measured import MARK_WIDTH, tables
 from bundle.report.neighbours import read_choice, read_study
 from bundle.report.spreads import spreads
 from bundle.report.summary import floor_is, summarise
 from bundle.report.training import HEIGHT, WIDTH, read_training
+from bundle.report.verdict import verdict
 from bundle.runs.files import write_atomically
 
 SETS = ("synthetic", "reference", "floor", "training", "held_out")
@@ -47,6 +49,11 @@ SHOWN = {
 }
 LONG = 300  # letters of a line, above which nested facts get lines of their own
 CLOSEST = 24  # pairs shown in the table
+# Said once in the place of each picture of real tiles, where an evaluation was published without these.
+PUBLISHED = (
+    "These figures are published without the real tiles they were measured against: the synthetic images are shown "
+    "alone, and no pairs with training images."
+)
 NOT_TISSUE = "built-in procedural patches, not tissue"
 
 
@@ -87,6 +94,7 @@ def write_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters |= {"gloss": glossed, "term_anchor": term_anchor}
     text = environment.get_template("page.html.j2").render(content)
     # A file name of a disk, and so a cell, need not be UTF-8; the page must be.
     page = text.encode(errors="replace")
@@ -112,13 +120,15 @@ def collect(
     reading = read_reading(reading_dir) if reading_dir else None
     trainings = [read_training(folder, title) for title, folder in training_dirs.items()]
     built_in = says_built_in(evaluation) or any(training["built_in"] for training in trainings)
-    pictures = read_pictures(evaluation_dir, classes, built_in)
+    published = "published" in evaluation
+    pictures = read_pictures(evaluation_dir, classes, built_in, published)
     scored = dataset_card.scorecard(evaluation)
     sets = [(readable(name), evaluation[name]) for name in SETS if isinstance(evaluation.get(name), dict)]
     return {
         "built_in": built_in,
         "aside": f" ({NOT_TISSUE})" if built_in else "",
         "source_type": ALGORITHMIC_MEDIA if built_in else TRAINED_ALGORITHMIC_MEDIA,
+        "published": PUBLISHED if published else "",
         "real_shown": not built_in and any(real.uri for real in real_pictures(pictures)),
         "written": written_on(evaluation_dir / "evaluation.json"),
         "made_by": made_by(evaluation_dir),
@@ -128,6 +138,8 @@ def collect(
         "compared": evaluation["compared"],
         "sets": [(name, found, origin(found)) for name, found in sets],
         "origin": origin(evaluation["synthetic"]),
+        "verdict": verdict(evaluation, built_in, study is not None, read=reading is not None),
+        "terms": TERMS,
         "summary": summarise(evaluation),
         "floor_is": floor_is(evaluation),
         "fidelity": [
@@ -168,24 +180,29 @@ def collect(
     }
 
 
-def read_pictures(folder: Path, classes: list[str], built_in: bool) -> dict[str, Any]:
-    """The pictures of an evaluation: "grids" [(class, synthetic, real)], "copies" and "nuclei"."""
+def read_pictures(folder: Path, classes: list[str], built_in: bool, published: bool = False) -> dict[str, Any]:
+    """The pictures of an evaluation: "grids" [(class, synthetic, real)], "copies" and "nuclei".
+
+    Those that show real tiles are None where it is `published` and they are not there.
+    """
     real = "Built-in patches that stand for real ones" if built_in else "Real"
+
+    def with_real(name: str, *texts: str) -> Picture | None:
+        return None if published and not (folder / name).is_file() else read_picture(folder, name, *texts)
+
     grids = []
     for name in classes:
         made = read_picture(folder, f"grids/{name}.png", f"Grid of synthetic patches asked to be {name}", "Synthetic")
-        beside = read_picture(folder, f"grids/{name}_real.png", f"Grid of {real.lower()} patches of {name}", real)
+        beside = with_real(f"grids/{name}_real.png", f"Grid of {real.lower()} patches of {name}", real)
         grids.append((name, made, beside))
     return {
         "grids": grids,
-        "copies": read_picture(
-            folder,
+        "copies": with_real(
             "copies.png",
             "Pairs of patches side by side: the synthetic ones nearest to a training image, each with that image",
             "The closest pairs: synthetic patches, each beside the training image that is nearest to it",
         ),
-        "nuclei": read_picture(
-            folder,
+        "nuclei": with_real(
             "nuclei.png",
             "Patches of each class, real and synthetic, beside themselves with the nuclei that were found outlined",
             "What the segmenter takes for nuclei, in real and synthetic patches: judge the figures by it",
@@ -195,7 +212,9 @@ def read_pictures(folder: Path, classes: list[str], built_in: bool) -> dict[str,
 
 def real_pictures(pictures: Mapping[str, Any]) -> list[Picture]:
     """Those of the pictures that real tiles are in."""
-    return [*(real for *_, real in pictures["grids"]), pictures["copies"], pictures["nuclei"]]
+    return [
+        real for real in (*(real for *_, real in pictures["grids"]), pictures["copies"], pictures["nuclei"]) if real
+    ]
 
 
 def made_by(folder: Path) -> dict[str, str]:
@@ -224,7 +243,8 @@ def confusions(section: Mapping[str, Any]) -> list[dict[str, Any]]:
         ValueError: a matrix of another shape than the names.
     """
     found = []
-    for view, of_sets in section.get("confusion", {}).items():
+    # The hardest view first: colour alone can win the other.
+    for view, of_sets in sorted(section.get("confusion", {}).items(), key=lambda item: item[0] != "grey"):
         for name, matrix in of_sets.items():
             asked, seen, title = section["asked"], section["seen"], f"{name} images, {view}"
             if len(matrix) != len(asked) or any(len(counts) != len(seen) for counts in matrix):
@@ -292,9 +312,8 @@ def _extractor(evaluation: Mapping[str, Any], name: str) -> list[tuple[str, str]
 
 def _pictures(content: Mapping[str, Any]) -> Iterator[Picture]:
     """Every picture that the page has a place for."""
-    for _, made, real in content["pictures"]["grids"]:
-        yield from (made, real)
-    yield from (content["pictures"]["copies"], content["pictures"]["nuclei"])
+    yield from (made for _, made, _ in content["pictures"]["grids"])
+    yield from real_pictures(content["pictures"])
     if content["study"]:
         yield content["study"]["plot"]
     if content["selection"] and content["selection"]["picture"]:

@@ -56,37 +56,37 @@ def _distance(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
 
 
 def _weakest_shape(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
-    found = _by_class(evaluation.get("agreement", {}), GREY)
+    found = by_class(evaluation.get("agreement", {}), GREY)
     if found:
         # What a class lacks to its real images: the judge knows some classes better than others.
         lacks = {label: figure.get("floor", 1.0) - figure["value"] for label, figure in found.items()}
         label, best = max(lacks, key=lacks.__getitem__), min(lacks, key=lacks.__getitem__)
         text = f"Weakest by agreement without colour, beside real images, is {label}: the grey judge sees the asked "
-        text += f"class in {_share(found[label]['value'])} of its images"
+        text += f"class in {share(found[label]['value'])} of its images"
         if "floor" in found[label]:
-            text += f", and the right class in {_share(found[label]['floor'])} of the real ones"
+            text += f", and the right class in {share(found[label]['floor'])} of the real ones"
         if best != label:
-            text += f". Strongest is {best}, with {_share(found[best]['value'])}"
+            text += f". Strongest is {best}, with {share(found[best]['value'])}"
             if "floor" in found[best]:
-                text += f" and {_share(found[best]['floor'])}"
+                text += f" and {share(found[best]['floor'])}"
         if lacks[label] <= 0:
             text = "By agreement without colour no class falls behind its real images"
-        yield Sentence(text + ".", figure_anchor("agreement", GREY, _place(evaluation, label)))
+        yield Sentence(text + ".", figure_anchor("agreement", GREY, place(evaluation, label)))
 
 
 def _colour_alone(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
     section = evaluation.get("agreement", {})
-    grey, colour = _by_class(section, GREY), _by_class(section, COLOUR)
+    grey, colour = by_class(section, GREY), by_class(section, COLOUR)
     both = [label for label in colour if label in grey]
     if not both:
         return
     label = max(both, key=lambda label: colour[label]["value"] - grey[label]["value"])
-    anchor = figure_anchor("agreement", GREY, _place(evaluation, label))
+    anchor = figure_anchor("agreement", GREY, place(evaluation, label))
     if colour[label]["value"] > grey[label]["value"]:
-        text = f"{label} loses most without colour: the judge in colour agrees with {_share(colour[label]['value'])} "
-        text += f"of its images, the one in grey with {_share(grey[label]['value'])}"
+        text = f"{label} loses most without colour: the judge in colour agrees with {share(colour[label]['value'])} "
+        text += f"of its images, the one in grey with {share(grey[label]['value'])}"
         if "floor" in colour[label] and "floor" in grey[label]:
-            text += f"; of the real ones with {_share(colour[label]['floor'])} and {_share(grey[label]['floor'])}"
+            text += f"; of the real ones with {share(colour[label]['floor'])} and {share(grey[label]['floor'])}"
         yield Sentence(text + ".", anchor)
     else:
         yield Sentence("No class loses agreement without colour: the judge in grey agrees as often or more.", anchor)
@@ -94,7 +94,7 @@ def _colour_alone(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
 
 def _weakest_distance(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
     for number, (name, section) in enumerate(evaluation.get("fidelity", {}).items()):
-        found = _by_class(section, KERNEL)
+        found = by_class(section, KERNEL)
         if len(found) < 2:
             continue
         # What a class is farther than its real images: classes differ in how far real ones are apart.
@@ -107,7 +107,7 @@ def _weakest_distance(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
             text += texts["floor"]
             if found[label]["value"] <= found[label]["floor"]:
                 text = f"By {by}, no class is farther from the reference than other real images are"
-        yield Sentence(f"{text}.", figure_anchor(f"fidelity{number}", KERNEL, _place(evaluation, label)))
+        yield Sentence(f"{text}.", figure_anchor(f"fidelity{number}", KERNEL, place(evaluation, label)))
 
 
 def _most_figures(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
@@ -121,11 +121,11 @@ def _most_figures(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
     if len(judged) > 1 and found:
         label = max(found, key=lambda label: len(found[label]))
         tied = [other for other in found if len(found[other]) == len(found[label])]
-        anchor = figure_anchor(*found[label][0], _place(evaluation, label))
+        anchor = figure_anchor(*found[label][0], place(evaluation, label))
         text = f"{label} is unlike real images, beyond the intervals, in {len(found[label])} of its {judged[label]} "
         text += "figures, more than any other class."
         if len(tied) > 1:
-            text = f"{_list(tied)} are unlike real images, beyond the intervals, in the most figures, "
+            text = f"{listed(tied)} are unlike real images, beyond the intervals, in the most figures, "
             text += f"{len(found[label])} each."
         yield Sentence(text, anchor)
 
@@ -141,9 +141,9 @@ def _copies(evaluation: Mapping[str, Any]) -> Iterator[Sentence]:
         return
     text = "No image is flagged as a copy of a training image"
     if found["value"]:
-        text = f"{_share(found['value'])} of the images are flagged as copies of training images"
+        text = f"{share(found['value'])} of the images are flagged as copies of training images"
     if "floor" in found:
-        text += f"; of real images that were never trained on {_share(found['floor'])} are"
+        text += f"; of real images that were never trained on {share(found['floor'])} are"
         text += _beyond_chance(found)
     text += ". Look at the pairs before passing the images on." if found["value"] else "."
     yield Sentence(text, figure_anchor("copies", FLAGGED))
@@ -178,7 +178,7 @@ def _beyond_chance(figure: Mapping[str, Any]) -> str:
     return f" (a difference {'within' if kind == 'alike' else 'beyond'} the intervals)"
 
 
-def _by_class(section: Mapping[str, Any], metric: str) -> dict[str, Mapping[str, Any]]:
+def by_class(section: Mapping[str, Any], metric: str) -> dict[str, Mapping[str, Any]]:
     """The figure of each class that has it."""
     return {label: of[metric] for label, of in section.get("classes", {}).items() if is_figure(of.get(metric))}
 
@@ -187,13 +187,16 @@ def _title(section: Mapping[str, Any], metric: str) -> str:
     return section.get("metrics", {}).get(metric, {}).get("title") or metric.replace("_", " ")
 
 
-def _place(evaluation: Mapping[str, Any], label: str) -> int:
+def place(evaluation: Mapping[str, Any], label: str) -> int:
+    """The number of a class, by which its cells are named."""
     return list(evaluation["compared"]).index(label)
 
 
-def _share(value: float) -> str:
+def share(value: float) -> str:
+    """A share as a percentage in words."""
     return f"{100 * value:.0f} %" if value in (0, 1) or 0.01 <= value <= 0.99 else f"{100 * value:.2g} %"
 
 
-def _list(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:-1])} and {names[-1]}"
+def listed(names: Sequence[str]) -> str:
+    """Names in a row: "a, b and c"."""
+    return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else "".join(names)

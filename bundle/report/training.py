@@ -88,8 +88,8 @@ def curve(title: str, steps: Sequence[int], values: Sequence[float]) -> dict[str
     """A line for SVG: means over at most `POINTS` stretches of as many values; None where fewer than two are finite.
 
     Returns:
-        "title", "points" (of a polyline in `WIDTH` x `HEIGHT`), "log" (whether the scale is logarithmic), "low" and
-        "high" of the scale, "first" and "last" value and "steps" as texts.
+        "title", "values" [(step, value)], "points" (of a polyline in `WIDTH` x `HEIGHT`), "log" (whether the scale is
+        logarithmic), "low" and "high" of the scale, "first" and "last" value and "steps" as texts.
     """
     place = np.isfinite(values)
     x, y = np.asarray(steps, float)[place], np.asarray(values, float)[place]
@@ -106,6 +106,7 @@ def curve(title: str, steps: Sequence[int], values: Sequence[float]) -> dict[str
     down = HEIGHT - (heights - bottom) / ((top - bottom) or 1) * HEIGHT
     return {
         "title": title,
+        "values": list(zip(x.tolist(), y.tolist())),
         "points": " ".join(f"{one:.1f},{other:.1f}" for one, other in zip(across, down)),
         "log": log,
         "low": number_text(low),

@@ -14,6 +14,7 @@ from filelock import FileLock
 
 from bundle.runs.files import write_json
 from bundle.runs.processes import lock_folder
+from bundle.runs.versions import installed
 from bundle.runs.workflow import executed_config
 
 logger = logging.getLogger(__name__)
@@ -53,10 +54,11 @@ class RunFolder:
             self._lock = lock_folder(self.path, "output_dir", self.shared, self.place)
 
     def save_config(self) -> None:
-        """Keeps the executed config as `config.json`, which MONAI can run again."""
+        """Keeps the executed config as `config.json`, which MONAI can run again, and versions in `software.json`."""
         config = executed_config()
         if config is not None:
             write_json(self.path / "config.json", config)
+        write_json(self.path / "software.json", installed())
 
     def close(self) -> None:
         """Gives the lock back."""

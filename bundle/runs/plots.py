@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from bundle.runs.files import write_atomically
 
@@ -56,3 +58,24 @@ def save_confusion(path: str | Path, confusion: Sequence[Sequence[int]], classes
     axes.set_yticks(range(len(classes)), classes)
     axes.set(xlabel="predicted class", ylabel="class", title=title)
     write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=120))
+
+
+def vector_axes(width: float, height: float) -> tuple[Any, Any]:
+    """A figure and its axes for :func:`save_vectors`, sizes in inches."""
+    from matplotlib.figure import Figure  # here, as it is slow to import and seldom needed
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def save_vectors(stem: str | Path, figure: Any) -> None:
+    """Saves a figure of matplotlib as STEM.svg and STEM.pdf, with text as text; the same bytes from the same figure."""
+    from matplotlib import rc_context
+
+    stem = Path(stem)
+    for suffix, date in ((".svg", "Date"), (".pdf", "CreationDate")):
+        with rc_context({"svg.hashsalt": "histodiffusion", "svg.fonttype": "none", "pdf.fonttype": 42}):
+            write = functools.partial(figure.savefig, metadata={date: None}, format=suffix[1:])
+            write_atomically(stem.with_name(stem.name + suffix), write, durable=False)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import platform
+from importlib import metadata
 from pathlib import Path
 
 import monai
@@ -13,6 +16,21 @@ from bundle.runs.chain import CONFIGS
 
 # As in requirements.txt. torch before 2.10 could be made to run code by a weights file (CVE-2026-24747).
 OLDEST = {"monai": "1.6.1", "torch": "2.10"}
+
+
+# What decides numbers or reads files; those that are not installed are left out of the record.
+PACKAGES = ("monai", "torch", "torchvision", "pytorch-ignite", "timm", "numpy", "scipy", "scikit-learn", "scikit-image")
+PACKAGES += ("lpips", "torch-fidelity", "pillow", "h5py", "nibabel", "safetensors")
+
+
+def installed() -> dict[str, str]:
+    """Versions of Python, this bundle and the packages that a run computes with, for its record."""
+    found = {"python": platform.python_version()}
+    found["histodiffusion"] = str(ConfigParser.load_config_file(CONFIGS / "metadata.json")["version"])
+    for name in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def check_versions() -> None:

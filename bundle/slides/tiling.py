@@ -24,9 +24,9 @@ from bundle.runs.context import RunContext
 from bundle.runs.files import write_atomically, write_json
 from bundle.runs.tables import csv_bytes
 from bundle.slides.fields import FieldRule
-from bundle.slides.folder import SlideFolder
 from bundle.slides.regions import RegionRule
 from bundle.slides.shown import save_contact_sheet
+from bundle.slides.slide_folder import SlideFolder
 from bundle.slides.storage import Storage
 from bundle.slides.tissue import TissueRule
 from bundle.slides.worker import RECORDS, Plan, tile_slide
@@ -79,7 +79,7 @@ class Tiling:
         """Finds the slides.
 
         Raises:
-            see :meth:`bundle.slides.folder.SlideFolder.find`, and ValueError where the folder is of other settings.
+            see :meth:`bundle.slides.slide_folder.SlideFolder.find`, and ValueError where the folder is of other settings.
         """
         if self.slides.generated:
             logger.info("no --slides_dir was given, so built-in slides are made: procedural pictures, not tissue")

@@ -32,7 +32,7 @@ PLACES = {
     "configs": {".json", ".conf"},
     "scripts": {".py"},
 }
-LEFT_OUT = {"scripts/package.py"}  # packages a repository; a package is none
+LEFT_OUT = {"scripts/package.py", "scripts/publish_hub.py"}  # of a repository; a package is none
 # Settings whose default names what a repository's user has trained: there they take what the package brings.
 DEFAULTS = {
     "inference.json": ("adapted_dir", "models"),
@@ -116,16 +116,7 @@ def build_package(
 
 def pack_weights(folder: Path, adapted_dir: Path, pretrained_dir: Path, diffusion_dir: Path | None) -> AdaptedModels:
     """`model.pt` with what belongs to it, and the weights to adapt from; half precision where the weights have it."""
-    kinds = {kind: adapted_dir / f"{kind}.pt" for kind in ("autoencoder", "decoder", "latent_classifier", "diffusion")}
-    if diffusion_dir:
-        kinds["diffusion"] = diffusion_dir / "diffusion.pt"
-    half = True
-    with tempfile.TemporaryDirectory() as temporary:  # as the folder of one adaptation
-        for kind, path in kinds.items():
-            weights = read_artefact(path, kind)["weights"].values()
-            half &= all(tensor.dtype == torch.float16 for tensor in weights if tensor.is_floating_point())
-            shutil.copyfile(path, Path(temporary) / f"{kind}.pt")
-        models = AdaptedModels(temporary).prepare()
+    models, half = assembled(adapted_dir, diffusion_dir)
     save_packed(models, folder, half=half)
     for place, names, target in (
         (adapted_dir, ADAPTED_FILES, folder),
@@ -144,6 +135,25 @@ def pack_weights(folder: Path, adapted_dir: Path, pretrained_dir: Path, diffusio
     for target in (folder / "pretrain", folder):
         write_sums(target)
     return models
+
+
+def assembled(adapted_dir: Path, diffusion_dir: Path | None) -> tuple[AdaptedModels, bool]:
+    """The networks of an adaptation, with another folder's diffusion model where one is named.
+
+    Returns:
+        the networks, and whether all of their files are half precision.
+    """
+    kinds = {kind: adapted_dir / f"{kind}.pt" for kind in ("autoencoder", "decoder", "latent_classifier", "diffusion")}
+    if diffusion_dir:
+        kinds["diffusion"] = diffusion_dir / "diffusion.pt"
+    half = True
+    with tempfile.TemporaryDirectory() as temporary:  # as the folder of one adaptation
+        for kind, path in kinds.items():
+            weights = read_artefact(path, kind)["weights"].values()
+            half &= all(tensor.dtype == torch.float16 for tensor in weights if tensor.is_floating_point())
+            shutil.copyfile(path, Path(temporary) / f"{kind}.pt")
+        models = AdaptedModels(temporary).prepare()
+    return models, half
 
 
 def copy_code(source: Path, bundle: Path) -> None:

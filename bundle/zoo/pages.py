@@ -63,11 +63,19 @@ def facts_of_pages(
         "evaluated": evaluation_tables(evaluation) if evaluation else [],
         "evaluation": evaluation,
         "licence": licence.strip(),
+        "written_by": "scripts/package.py",
+        "weights": "models/model.pt",
     }
 
 
-def write_pages(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Writes `PAGES` into a folder."""
+def write_pages(folder: Path, facts: Mapping[str, Any], pages: Mapping[str, str] | None = None) -> None:
+    """Writes pages into a folder.
+
+    Args:
+        folder: where to.
+        facts: as of :func:`facts_of_pages`, with what else a template needs.
+        pages: template of each page, by the page's name; `PAGES` by their own names where None.
+    """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=False,  # Markdown has marks of its own, which `shown` escapes
@@ -78,8 +86,8 @@ def write_pages(folder: Path, facts: Mapping[str, Any]) -> None:
         keep_trailing_newline=True,
     )
     environment.filters |= {"markdown": markdown, "row": row, "code": code, "shell": shell}
-    for page in PAGES:
-        text = environment.get_template(f"{page}.j2").render(facts)
+    for page, template in (pages or {page: f"{page}.j2" for page in PAGES}).items():
+        text = environment.get_template(template).render(facts)
         (folder / page).write_text(text, encoding="utf-8", newline="\n")
 
 

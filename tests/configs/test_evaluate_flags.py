@@ -49,6 +49,8 @@ FLAGS = [
     ("sections", ["stain"], lambda w: w("evaluation").sections == ["stain"]),
     ("extractors", ["judge_colour"], lambda w: w("evaluation").extractors.names == ["judge_colour"]),
     ("scorer_dir", "elsewhere", lambda w: str(w("network_def").scorer_dir) == "elsewhere"),
+    ("extractor", "virchow2", lambda w: w("network_def").names == ["judge_grey", "judge_colour", "virchow2"]),
+    ("extractor_weights", "b.bin", lambda w: w("network_def").settings[-1] == {"name": "uni2-h", "weights": "b.bin"}),
     ("microns_per_pixel", 0.5, lambda w: w("evaluation").microns_per_pixel == 0.5),
     ("draws", 7, lambda w: w("evaluation").draws == 7),
     ("frechet_draws", 7, lambda w: w("evaluation").frechet_draws == 7),
@@ -65,11 +67,12 @@ FLAGS = [
     ("inference_batch_size", 5, lambda w: w("context").inference_batch_size == w("network_def").batch_size == 5),
     ("mlflow_tracking_uri", "file:///x", lambda w: w("evaluation").context.mlflow_tracking_uri == "file:///x"),
 ]
-NEEDS_SELECTION = dict.fromkeys(("ratio", "selection"), {"selection_file": "s.csv"})
+BESIDE = dict.fromkeys(("ratio", "selection"), {"selection_file": "s.csv"})
+BESIDE |= dict.fromkeys(("extractor", "extractor_weights"), {"extractor": "uni2-h", "extractor_weights": "a.bin"})
 OF_PRETRAINING = {"patch_size": 48, "cache_dir": "elsewhere", "normalise_stain": True, "cache_gigabytes": 1}
 
 test_each_flag_changes_what_it_says, test_every_setting_has_its_flag_test = flag_tests(
-    "evaluate.json", FLAGS, also=["extractors"], beside=NEEDS_SELECTION
+    "evaluate.json", FLAGS, also=["extractors"], beside=BESIDE
 )
 
 

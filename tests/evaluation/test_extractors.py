@@ -208,7 +208,8 @@ def test_missing_weights_are_named_with_what_supplies_them(make, tmp_path):
     "settings, message",
     [
         ([], "--extractors is \\[\\]; at least one"),
-        (["dinov2"], "--extractors names 'dinov2', which is none of judge_colour.*\"trunk\": A TIMM MODEL"),
+        (["dino"], "--extractors names 'dino', which is none of judge_colour.*\"trunk\": A TIMM MODEL"),
+        (["dinov2"], "without weights: give --extractor dinov2 --extractor_weights FILE, dinov2_vitl14_pretrain.pth"),
         (["inception"], "--extractors names 'inception', which is none of"),
         (["judge_grey", "judge_grey"], "names 'judge_grey' twice"),
         (["scorer"], "say where scorer.pt is with --scorer_dir"),

@@ -52,6 +52,25 @@ def test_one_page_of_all_folders(bundle_root, folders):
     assert [path.name for path in (folders / "out").iterdir()] == ["page.html"]
 
 
+def test_figures_are_drawn_where_asked(bundle_root, folders, tmp_path, monkeypatch, capsys):
+    sys.path.insert(0, str(bundle_root / "scripts"))
+    import report as script
+
+    asked = []
+    monkeypatch.setattr(script, "write_figures", lambda *given: asked.append(given) or ["a", "b"])
+    flags = ["--adapted_dir", folders / "adapt", "--study_dir", folders / "study", "--output", tmp_path / "page.html"]
+    script.main([str(part) for part in (folders / "evaluate", *flags)])
+    assert not asked
+    script.main([str(part) for part in (folders / "evaluate", *flags, "--figures", tmp_path / "figures")])
+    ((folder, content, study, trainings),) = asked
+    assert (folder, study, [one["title"] for one in trainings]) == (
+        tmp_path / "figures",
+        folders / "study",
+        ["Adaptation"],
+    )
+    assert content["compared"] and f"{folder}: 2 figures, each as SVG, PDF and CSV" in capsys.readouterr().out
+
+
 def test_what_is_missing_is_said_here_too(bundle_root, folders, tmp_path):
     shutil.copytree(folders / "evaluate", tmp_path / "evaluate")
     (tmp_path / "evaluate" / "grids" / "TUM.png").unlink()

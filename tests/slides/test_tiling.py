@@ -19,8 +19,8 @@ from bundle.data.store import PatchStore
 from bundle.runs.context import RunContext
 from bundle.runs.files import DiskFull
 from bundle.slides.fields import FieldRule
-from bundle.slides.folder import SlideFolder
 from bundle.slides.regions import RegionRule
+from bundle.slides.slide_folder import SlideFolder
 from bundle.slides.storage import Storage
 from bundle.slides.tiling import Tiling
 from bundle.slides.tissue import TissueRule
