@@ -79,7 +79,7 @@ class Tiling:
         """Finds the slides.
 
         Raises:
-            see :meth:`bundle.slides.slide_folder.SlideFolder.find`, and ValueError where the folder is of other settings.
+            see :meth:`bundle.slides.slide_folder.SlideFolder.find`; ValueError where the folder is of other settings.
         """
         if self.slides.generated:
             logger.info("no --slides_dir was given, so built-in slides are made: procedural pictures, not tissue")
