@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from bundle.data.split import keep_split
 from bundle.downstream.proof.choice import choose, quota
 from bundle.downstream.proof.declaration import Declaration, declare, require_declared
 from bundle.downstream.proof.frozen import Features
@@ -160,6 +161,17 @@ class Proof:
                 self.notes.append(f"not run with {backbone.name}: {row.name} ({reason})")
         return found
 
+    def write_splits(self) -> None:
+        """Writes the labels of each split as a file that configs/adapt.json takes, so that a generator can be adapted
+        with the very labels that its controls have."""
+        self.folder.open()
+        try:
+            for split in self.splits.plan(self.tiles.prepare()):
+                keep_split(self.folder / "splits" / split.folder / f"{split.name}.csv", split.rows(self.tiles))
+        finally:
+            self.folder.close()
+        logger.info(f"done. Splits: {self.folder / 'splits'}; adapt with configs/adapt.json --split_file ONE OF THEM")
+
     def measure(self, backbone: Backbone, amount: str, splits: Sequence[Split], rows: Sequence[Row]) -> Scores:
         """All rows at one amount of labels: controls first, which decide what synthetic rows stand on."""
         found: dict[str, Measured] = {}
@@ -193,9 +205,9 @@ class Proof:
             )
         else:
             row_ = row
-        predicted, synthetic = {}, []
+        predicted, synthetic, helped = {}, [], []
         for split in splits:
-            place = self.folder / "runs" / backbone.name / split.amount.replace(" ", "_").replace(",", "")
+            place = self.folder / "runs" / backbone.name / split.folder
             name = f"{row.name}_on_{base.name}" if row.kind == SYNTHETIC else row.name
             path = place / name / f"{split.name}.npz"
             images = self.chosen_images(row_, split)
@@ -213,8 +225,17 @@ class Proof:
                 content = {"predicted": answer.astype(np.int16), "identity": np.array(json.dumps(identity))}
                 write_atomically(path, lambda temporary, content=content: np.savez_compressed(temporary, **content))
             synthetic.append(len(images))
+            helped.append(self.help(row, split))
         right = gather(self.tiles, splits, predicted, self.splits.draws)
-        return Measured(row, right, float(np.mean(synthetic)), len(predicted), len(splits))
+        most = None if None in helped else max(helped)
+        return Measured(row, right, float(np.mean(synthetic)), len(predicted), len(splits), most)
+
+    def help(self, row: Row, split: Split) -> int | None:
+        """How many labels the generator of a row's pool saw beyond those of the split; None where it isn't said."""
+        if row.pool is None:
+            return 0
+        seen = self.pictures.learned_from(row.pool, split)
+        return None if seen is None else len(seen - {self.tiles.tiles[at].sha256 for at in split.train})
 
     def learned(self, row: Row, split: Split, images: Sequence[Ref]) -> list[Group]:
         """All pictures that a row learns from."""
@@ -246,7 +267,7 @@ class Proof:
             return []
         key = (row.pool, row.selection, row.ratio, row.only, row.view, split.amount, split.name)
         if key not in self.chosen:
-            candidates = self.pictures.candidates(row.pool)
+            candidates = self.pictures.candidates(row.pool, split)
             asked = np.array([ref.label for ref in candidates])
             labels = self.tiles.labels[split.train]
             wanted = quota(labels, len(self.tiles.classes), row.ratio)
@@ -289,29 +310,7 @@ class Proof:
 
     def write(self, scores: Mapping[tuple[str, str], Scores], declaration: Declaration) -> None:
         """The pages of what there is so far."""
-        notes = [*self.notes, *self.leaks(next(iter(scores.values())))]
-        write_pages(self.folder, scores, declaration, self.splits, notes)
-
-    def leaks(self, scores: Scores) -> list[str]:
-        """What generators of pools saw of what is tested."""
-        found = []
-        pools = dict.fromkeys(row.pool for row in self.rows if row.pool)
-        for name in pools:
-            learned = self.pictures.learned_from(name)
-            if learned is None:
-                found.append(
-                    f"pool {name}: which labels its generator saw isn't said (--pools \"{{'{name}': {{'dir': ..., "
-                    "'split_file': ...}}\"), so its rows may have had more labels than their controls"
-                )
-                continue
-            seen, slides = learned
-            tested = set(self.tiles.slides[scores.new]) & slides
-            found.append(
-                f"pool {name}: its generator saw {len(seen)} labels, whatever a row's number; where that is fewer, its rows "
-                "had help that their controls had not"
-                + (f". It also learned from {len(tested)} of the slides tested here" if tested else "")
-            )
-        return found
+        write_pages(self.folder, scores, declaration, self.splits, self.notes)
 
 
 def require_same(path: Path, former: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ import torch
 from bundle.data.split import read_split
 from bundle.data.store import PatchStore
 from bundle.data.transforms import resize_patch, scale_patch
+from bundle.downstream.proof.splits import Split
 from bundle.downstream.proof.tiles import StudyTiles
 from bundle.downstream.proof.treatments import (
     PLAIN,
@@ -33,6 +34,7 @@ from bundle.runs.checks import check_counts
 from bundle.synthesis.stored_pool import StoredPool
 
 DRAWN = ("density", "hed", "stain", "geometric", "flip", "blocks", "scatter", TINT)  # another copy differs
+POOL_FIELDS = ("dir", "split_file", "patch_size")
 TINTS = 400  # tiles of the pre-training that give colours
 
 
@@ -41,7 +43,7 @@ class Ref:
     """A picture: a tile of the study by its place, or an image of a pool by class and seed.
 
     Attributes:
-        pool: name; "" for a tile.
+        pool: folder; "" for a tile.
         label: place in the classes.
         number: place of the tile, or seed.
     """
@@ -57,7 +59,8 @@ class Pictures:
     Args:
         tiles: of the study.
         pools: folder of each pool by name, or {"dir": folder, "split_file": split of its generator's labels,
-            "patch_size": pixels a side of its images}.
+            "patch_size": pixels a side of its images}. In both paths {labels}, {fold} and {draw} stand for those of a
+            split, where each has a pool of its own.
         pretraining_dir: unlabelled tiles that "tint" takes its colours from; None for none.
         adapted_dir: adaptation whose decoder redraws tiles for "reconstruction"; None for none.
         pool_size: pixels a side of a pool's images where it doesn't say.
@@ -75,11 +78,16 @@ class Pictures:
     ) -> None:
         check_counts(pool_patch_size=pool_size)
         self.tiles = tiles
-        self.pools = {str(name): given if isinstance(given, Mapping) else {"dir": given} for name, given in (pools or {}).items()}
+        self.pools = {str(name): dict(given) if isinstance(given, Mapping) else {"dir": given} for name, given in (pools or {}).items()}
+        odd = [(name, key) for name, given in self.pools.items() for key in given if key not in POOL_FIELDS]
+        if odd:
+            raise ValueError(f"--pools: {odd[0][0]} has {odd[0][1]!r}; a pool has {', '.join(POOL_FIELDS)}")
         self.pretraining_dir = pretraining_dir
         self.adapted_dir = adapted_dir
         self.pool_size = pool_size
         self.device = device
+        self._opened: dict[str, StoredPool] = {}
+        self._candidates: dict[str, list[Ref]] = {}
 
     def lacking(self, treatments: set[str]) -> str | None:
         """The flag that these treatments need and that is not given."""
@@ -107,7 +115,7 @@ class Pictures:
         """SHA-256 that stands for a picture."""
         if not ref.pool:
             return self.tiles.tiles[ref.number].sha256
-        pool, name = self.pool(ref.pool), self.tiles.classes[ref.label]
+        pool, name = self._opened[ref.pool], self.tiles.classes[ref.label]
         return hashlib.sha256(f"{pool.hash}/{name}/{ref.number}".encode()).hexdigest()
 
     def picture(self, ref: Ref, treatment: str = PLAIN, copy: int = 0) -> np.ndarray:
@@ -119,36 +127,42 @@ class Pictures:
             copy: number of a copy, each of which is drawn anew where the treatment draws.
         """
         if ref.pool:
-            image = self.pool(ref.pool).read(self.tiles.classes[ref.label], ref.number)
+            image = self._opened[ref.pool].read(self.tiles.classes[ref.label], ref.number)
             image = enlarge(image, self.tiles.patch_size)
         else:
             image = self.tiles.image(ref.number)
         seeds = [int(self.digest(ref)[:15], 16), zlib.crc32(treatment.encode()), copy]
         return np.ascontiguousarray(treat(image, treatment, np.random.default_rng(seeds), self.treatments))
 
-    def pool(self, name: str) -> StoredPool:
-        return self._pools[name]
+    def candidates(self, name: str, split: Split) -> list[Ref]:
+        """All images that a pool has for a split, some of each class.
 
-    @functools.cached_property
-    def _pools(self) -> dict[str, StoredPool]:
-        return {
-            name: StoredPool(given["dir"], given.get("patch_size", self.pool_size)).prepare()
-            for name, given in self.pools.items()
-        }
+        Raises:
+            FileNotFoundError, ValueError: it is no pool, or has none of a class.
+        """
+        given = self.pools[name]
+        folder = self._filled(given["dir"], split)
+        if folder not in self._candidates:
+            self._opened[folder] = StoredPool(folder, given.get("patch_size", self.pool_size)).prepare()
+            keys = self._opened[folder].require_classes(self.tiles.classes)
+            self._candidates[folder] = [Ref(folder, self.tiles.classes.index(label), seed) for label, seed in keys]
+        return self._candidates[folder]
 
-    @functools.lru_cache
-    def candidates(self, name: str) -> tuple[Ref, ...]:
-        """All images of a pool, which has some of each class."""
-        keys = self.pool(name).require_classes(self.tiles.classes)
-        return tuple(Ref(name, self.tiles.classes.index(label), seed) for label, seed in keys)
-
-    def learned_from(self, name: str) -> tuple[set[str], set[str]] | None:
-        """Pixel hashes of the tiles whose labels a pool's generator saw, and their slides; None where it isn't said."""
+    def learned_from(self, name: str, split: Split) -> set[str] | None:
+        """Pixel hashes of the tiles whose labels a pool's generator saw; None where it isn't said."""
         split_file = self.pools[name].get("split_file")
         if split_file is None:
             return None
-        seen = {row.sha256 for row in read_split(Path(split_file)) if row.part in ("train", "validation")}
-        return seen, {tile.slide for tile in self.tiles.tiles if tile.sha256 in seen}
+        rows = read_split(Path(self._filled(split_file, split)).expanduser())
+        return {row.sha256 for row in rows if row.part in ("train", "validation")}
+
+    @staticmethod
+    def _filled(path: str, split: Split) -> str:
+        """A path with what stands for a split's amount of labels, fold and draw."""
+        values = {"labels": split.folder, "fold": split.fold, "draw": split.draw}
+        for name, value in values.items():
+            path = str(path).replace(f"{{{name}}}", str(value))
+        return path
 
     @functools.cached_property
     def _tint(self) -> tuple[Tint, str]:

@@ -26,6 +26,8 @@ class Measured:
             tested it.
         synthetic: mean number of synthetic images.
         runs: how many were made; planned: how many there will be.
+        helped: labels that the generator of its pool saw and its controls did not, the most of any split; None where
+            it isn't said which it saw.
     """
 
     row: Row
@@ -33,6 +35,7 @@ class Measured:
     synthetic: float
     runs: int
     planned: int
+    helped: int | None = 0
 
 
 class Scores:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
+from bundle.data.split import SplitRow
 from bundle.downstream.proof.tiles import LABELLED, StudyTiles
 
 TRIES = 200
@@ -34,6 +35,31 @@ class Split:
     @property
     def name(self) -> str:
         return f"fold_{self.fold}_draw_{self.draw}"
+
+    @property
+    def folder(self) -> str:
+        """The amount as a folder's name."""
+        return self.amount.replace(",", "").replace(" ", "_")
+
+    def rows(self, tiles: StudyTiles, validation_share: float = 0.2) -> list[SplitRow]:
+        """Its labels as a split that configs/adapt.json takes: one of each class or more validates.
+
+        Raises:
+            ValueError: a class has one label, and an adaptation needs two.
+        """
+        found = []
+        for number, name in enumerate(tiles.classes):
+            own = self.train[tiles.labels[self.train] == number]
+            if len(own) < 2:
+                raise ValueError(
+                    f"class {name!r} has {len(own)} label at {self.amount}, and an adaptation needs two, one of them to "
+                    "validate with: raise --labels_per_class or --rare_labels"
+                )
+            held = max(1, round(validation_share * len(own)))
+            for place, at in enumerate(own):
+                part = "validation" if place < held else "train"
+                found.append(SplitRow(tiles.tiles[at].file, tiles.tiles[at].sha256, name, part))
+        return found
 
 
 class Splits:

@@ -78,6 +78,10 @@ def line(scores: Scores, name: str, declaration: Declaration, key: Key) -> dict[
     result |= {"base": scores.base if found.row.kind == SYNTHETIC else "", "against": against or ""}
     result |= {"synthetic images": f"{found.synthetic:.0f}", "runs": f"{found.runs} of {found.planned}"}
     result["status"] = PRIMARY if is_primary else EXPLORATORY
+    result["labels more"] = found.helped
+    if found.helped != 0:
+        more = "not known" if found.helped is None else found.helped
+        result["status"] += f"; its generator's further labels: {more}"
     result["accuracy, slides with labels too"] = scores.value(name, scores.tested)
     if best is None:
         return result
@@ -137,7 +141,9 @@ def primary_note(scores: Mapping[Key, Scores], declaration: Declaration) -> list
         row = line(found, primary["row"], declaration, (primary["backbone"], primary["labels"]))
         gain = row.get("gain over the best control")
         reached = "above 0" if gain and gain.above_zero else "not above 0"
+        helped = found.measured[primary["row"]].helped
         notes = [f"{said}: {gain.points()} points over {row['against']}, interval {reached}." if gain else f"{said}: no new slide."]
+        notes += ["The generator of the primary row saw other labels than its control had: see its status."] * (helped != 0)
     chosen = "; ".join(declaration.chosen)
     return [*notes, f"Chosen on development slides: {chosen}." if chosen else "No setting is said to be chosen here."]
 
@@ -155,6 +161,12 @@ def explain(scores: Mapping[Key, Scores], splits: Splits) -> list[str]:
         "gain over it is rather too small than too large. A synthetic row has the copies and settings of the best "
         "baseline: " + "; ".join(f"{key[0]}, {key[1]}: {found.base or 'none'}" for key, found in scores.items()) + ".",
     ]
+    if any(row.helped != 0 for found in scores.values() for row in found.measured.values()):
+        notes.append(
+            "Further labels: what the generator of a row's pool saw and the row's controls did not. Such a row is no "
+            "fair comparison: adapt a generator with the labels of each split (run splits), and give pools by {labels}, "
+            "{fold} and {draw}."
+        )
     for part, classes in first.excluded().items():
         notes.append(
             f"Left out of every headline, since their slide in {part} gave labels too: tiles of {', '.join(classes)}. "
