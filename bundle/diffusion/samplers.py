@@ -227,9 +227,9 @@ def sample_dpm_solver(
 
     Deterministic, second order in h, the step of lambda = log(sqrt(alpha_bar) / sqrt(1 - alpha_bar)). Two steps are
     first order, that is, DDIM's: the first, which has no step before it, and the one to the clean latent, where lambda
-    is infinite and z_0 is the last prediction. Unlike there, the weight 1 / (2 r) of the multistep term, r being the last
-    step's h over this one's, is at most 1: see :func:`_multistep`. That last one leaves most of the error with "trailing" spacing, which
-    takes it from t = T / steps - 1; of few steps "linspace" makes the most.
+    is infinite and z_0 is the last prediction. The last step leaves most of the error with "trailing" spacing, which
+    takes it from t = T / steps - 1; of few steps "linspace" makes the most. Unlike in Algorithm 2, the weight 1 / (2 r)
+    of the multistep term, r being the last step's h over this one's, is at most 1, see :func:`_multistep`.
 
     Args: as of :func:`sample_ddim`; draw_noise is not used.
     """

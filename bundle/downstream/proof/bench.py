@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from bundle.data.split import keep_split
 from bundle.downstream.proof.choice import choose, quota
 from bundle.downstream.proof.declaration import Declaration, declare, require_declared
 from bundle.downstream.proof.frozen import Features
@@ -161,17 +160,6 @@ class Proof:
                 self.notes.append(f"not run with {backbone.name}: {row.name} ({reason})")
         return found
 
-    def write_splits(self) -> None:
-        """Writes the labels of each split as a file that configs/adapt.json takes, so that a generator can be adapted
-        with the very labels that its controls have."""
-        self.folder.open()
-        try:
-            for split in self.splits.plan(self.tiles.prepare()):
-                keep_split(self.folder / "splits" / split.folder / f"{split.name}.csv", split.rows(self.tiles))
-        finally:
-            self.folder.close()
-        logger.info(f"done. Splits: {self.folder / 'splits'}; adapt with configs/adapt.json --split_file ONE OF THEM")
-
     def measure(self, backbone: Backbone, amount: str, splits: Sequence[Split], rows: Sequence[Row]) -> Scores:
         """All rows at one amount of labels: controls first, which decide what synthetic rows stand on."""
         found: dict[str, Measured] = {}
@@ -292,10 +280,17 @@ class Proof:
 
     def identity(self, backbone: Backbone, row: Row, split: Split, images: Sequence[Ref]) -> dict[str, Any]:
         """All that decides a run's predictions, as plain data."""
-        def digest(places: Sequence[int]) -> str:
-            return hashlib.sha256(repr([(self.tiles.tiles[at].sha256, self.tiles.tiles[at].label) for at in places]).encode()).hexdigest()
 
-        settings = {name: value for name, value in dataclasses.asdict(row).items() if name not in ("title", "kind", "transductive")}
+        def digest(places: Sequence[int]) -> str:
+            return hashlib.sha256(
+                repr([(self.tiles.tiles[at].sha256, self.tiles.tiles[at].label) for at in places]).encode()
+            ).hexdigest()
+
+        settings = {
+            name: value
+            for name, value in dataclasses.asdict(row).items()
+            if name not in ("title", "kind", "transductive")
+        }
         chains = {group.treatment for group in self.learned(row, split, images)}
         return {
             "labelled tiles": digest(split.train),

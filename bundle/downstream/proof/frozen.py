@@ -69,7 +69,7 @@ class Trunk:
 
     def require_weights(self) -> None:
         """Raises:
-            FileNotFoundError: there is no such file; says how to get one.
+        FileNotFoundError: there is no such file; says how to get one.
         """
         if not self.weights.is_file():
             own = GET.get(self.name.split(".")[0])

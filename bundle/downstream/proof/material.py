@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bundle.data.split import keep_split
 from bundle.downstream.proof.bench import Backbone, Group, Proof
 from bundle.downstream.proof.frozen import EncoderTrunk, Features, Trunk, fit_head
 from bundle.downstream.proof.pictures import Pictures, Ref
@@ -15,6 +17,8 @@ from bundle.downstream.proof.rows import Row
 from bundle.downstream.proof.splits import Splits
 from bundle.downstream.proof.tiles import StudyTiles
 from bundle.runs.folder import RunFolder
+
+logger = logging.getLogger(__name__)
 
 FROZEN, FINE_TUNED, SCRATCH = "frozen", "fine_tuned", "scratch"
 WAYS = (FROZEN, FINE_TUNED, SCRATCH)
@@ -54,6 +58,22 @@ class FrozenBackbone:
         return fit_head(rows, labels, weights, self.C, row.balanced).predict(features(tested, row.view))
 
 
+def write_splits(folder: str | Path, tiles: StudyTiles, splits: Splits) -> None:
+    """Writes the labels of each split as a file that configs/adapt.json takes, so that a generator can be adapted with
+    the very labels that its controls have.
+
+    Args:
+        folder: where to; each amount of labels has a folder in it.
+        tiles, splits: of the study.
+
+    Raises:
+        ValueError: a class has one label; or the files there are of other settings.
+    """
+    for split in splits.plan(tiles.prepare()):
+        keep_split(Path(folder) / split.folder / f"{split.name}.csv", split.rows(tiles))
+    logger.info(f"done. Splits: {folder}/LABELS/fold_0_draw_0.csv and so on, for configs/adapt.json --split_file")
+
+
 def make_trunks(
     trunk: str | Sequence[str],
     trunk_weights: str | Sequence[str],
@@ -83,7 +103,9 @@ def make_trunks(
     files, sides = listed(trunk_weights), listed(input_side)
     for flag, given in (("trunk_weights", files), ("input_side", sides)):
         if len(given) not in (1, len(names)) or flag == "trunk_weights" and len(given) != len(names):
-            raise ValueError(f"--{flag} gives {len(given)} for {len(names)} trunks ({', '.join(names)}): give one for each")
+            raise ValueError(
+                f"--{flag} gives {len(given)} for {len(names)} trunks ({', '.join(names)}): give one for each"
+            )
     sides = sides * len(names) if len(sides) == 1 else sides
     arguments = trunk_arguments or {}
     return [

@@ -78,7 +78,10 @@ class Pictures:
     ) -> None:
         check_counts(pool_patch_size=pool_size)
         self.tiles = tiles
-        self.pools = {str(name): dict(given) if isinstance(given, Mapping) else {"dir": given} for name, given in (pools or {}).items()}
+        self.pools = {
+            str(name): dict(given) if isinstance(given, Mapping) else {"dir": given}
+            for name, given in (pools or {}).items()
+        }
         odd = [(name, key) for name, given in self.pools.items() for key in given if key not in POOL_FIELDS]
         if odd:
             raise ValueError(f"--pools: {odd[0][0]} has {odd[0][1]!r}; a pool has {', '.join(POOL_FIELDS)}")

@@ -72,13 +72,18 @@ class Row:
         }
         for name, (value, known) in choices.items():
             if value not in known:
-                raise ValueError(f"--rows: {self.name} has {name} {value!r}; it must be one of {', '.join(map(str, known))}")
+                raise ValueError(
+                    f"--rows: {self.name} has {name} {value!r}; it must be one of {', '.join(map(str, known))}"
+                )
         if self.share is not None and not 0 < self.share < 1:
             raise ValueError(f"--rows: {self.name} has share {self.share}; it must be between 0 and 1, or none")
         if not isinstance(self.ratio, int) or self.ratio < 1:
             raise ValueError(f"--rows: {self.name} has ratio {self.ratio!r}; it is a percentage of at least 1")
         if (self.kind == SYNTHETIC) != (self.pool is not None):
-            raise ValueError(f"--rows: {self.name} is of kind {self.kind!r} with the pool {self.pool!r}: a synthetic row names a pool, others none")
+            raise ValueError(
+                f"--rows: {self.name} is of kind {self.kind!r} with the pool {self.pool!r}: a synthetic row names a "
+                "pool, others none"
+            )
 
     @property
     def treatments(self) -> set[str]:
@@ -147,7 +152,8 @@ def choose_rows(
         odd = sorted(set(attributes) - known)
         if odd or name in rows:
             raise ValueError(
-                f"--own_rows: {name} " + (f"has {odd[0]!r}; a row has {', '.join(sorted(known))}" if odd else "is a row already")
+                f"--own_rows: {name} "
+                + (f"has {odd[0]!r}; a row has {', '.join(sorted(known))}" if odd else "is a row already")
             )
         pool = attributes.get("pool")
         if pool is not None and pool not in pools:

@@ -122,7 +122,9 @@ class Scores:
     def by_slide(self, names: Sequence[str]) -> list[dict[str, Any]]:
         """A line a slide and class: its set, number of tiles, and the accuracy of each row."""
         lines = []
-        keys = np.array([f"{self.tiles.parts[at]}\0{self.tiles.slides[at]}\0{self.tiles.labels[at]}" for at in self.tested])
+        keys = np.array(
+            [f"{self.tiles.parts[at]}\0{self.tiles.slides[at]}\0{self.tiles.labels[at]}" for at in self.tested]
+        )
         new = np.isin(self.tested, self.new)
         for key in np.unique(keys):
             part, slide, number = key.split("\0")
@@ -133,9 +135,7 @@ class Scores:
         return lines
 
 
-def gather(
-    tiles: StudyTiles, splits: Sequence[Split], predicted: Mapping[str, np.ndarray], draws: int
-) -> np.ndarray:
+def gather(tiles: StudyTiles, splits: Sequence[Split], predicted: Mapping[str, np.ndarray], draws: int) -> np.ndarray:
     """float [draws, tiles] of :class:`Measured`, of what each split's tested tiles were predicted to be.
 
     Args:

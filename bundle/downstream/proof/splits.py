@@ -52,7 +52,7 @@ class Split:
             own = self.train[tiles.labels[self.train] == number]
             if len(own) < 2:
                 raise ValueError(
-                    f"class {name!r} has {len(own)} label at {self.amount}, and an adaptation needs two, one of them to "
+                    f"class {name!r} has {len(own)} label at {self.amount}, and an adaptation needs two, one to "
                     "validate with: raise --labels_per_class or --rare_labels"
                 )
             held = max(1, round(validation_share * len(own)))
@@ -135,8 +135,8 @@ class Splits:
         return splits
 
     def fold_of(self, tiles: StudyTiles) -> np.ndarray:
-        """The fold that tests each tile of the labelled set, int [N]; -1 for the others, and for slides that are always
-        trained on because a class has no other slide.
+        """The fold that tests each tile of the labelled set, int [N]; -1 for other sets, and for slides that always
+        train because a class has no other.
 
         Raises:
             ValueError: no folds in which each class is left to train on.
@@ -162,8 +162,8 @@ class Splits:
             if lacking is None:
                 return found
         raise ValueError(
-            f"--folds {self.folds}: in every division tried, a fold leaves no tile of class {lacking!r} to train on, or "
-            f"tests no slide: lower --folds, or add slides of that class"
+            f"--folds {self.folds}: in every division tried, a fold leaves no tile of class {lacking!r} to train on, "
+            "or tests no slide: lower --folds, or add slides of that class"
         )
 
     def _lacking(self, tiles: StudyTiles, tested_in: np.ndarray, own: np.ndarray) -> str | None:

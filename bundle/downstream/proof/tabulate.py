@@ -8,7 +8,7 @@ from typing import Any
 
 from bundle.downstream.proof.declaration import BEST, Declaration
 from bundle.downstream.proof.rows import CONTROLS, SYNTHETIC
-from bundle.downstream.proof.scoring import ALL, Scores
+from bundle.downstream.proof.scoring import Scores
 from bundle.downstream.proof.splits import Splits
 from bundle.runs.folder import RunFolder
 from bundle.runs.plots import save_lines
@@ -142,8 +142,16 @@ def primary_note(scores: Mapping[Key, Scores], declaration: Declaration) -> list
         gain = row.get("gain over the best control")
         reached = "above 0" if gain and gain.above_zero else "not above 0"
         helped = found.measured[primary["row"]].helped
-        notes = [f"{said}: {gain.points()} points over {row['against']}, interval {reached}." if gain else f"{said}: no new slide."]
-        notes += ["The generator of the primary row saw other labels than its control had: see its status."] * (helped != 0)
+        notes = [
+            (
+                f"{said}: {gain.points()} points over {row['against']}, interval {reached}."
+                if gain
+                else f"{said}: no new slide."
+            )
+        ]
+        notes += ["The generator of the primary row saw other labels than its control had: see its status."] * (
+            helped != 0
+        )
     chosen = "; ".join(declaration.chosen)
     return [*notes, f"Chosen on development slides: {chosen}." if chosen else "No setting is said to be chosen here."]
 
@@ -164,8 +172,8 @@ def explain(scores: Mapping[Key, Scores], splits: Splits) -> list[str]:
     if any(row.helped != 0 for found in scores.values() for row in found.measured.values()):
         notes.append(
             "Further labels: what the generator of a row's pool saw and the row's controls did not. Such a row is no "
-            "fair comparison: adapt a generator with the labels of each split (run splits), and give pools by {labels}, "
-            "{fold} and {draw}."
+            "fair comparison: adapt a generator with the labels of each split (run write_splits), and give pools by "
+            "{labels}, {fold} and {draw}."
         )
     for part, classes in first.excluded().items():
         notes.append(
@@ -175,9 +183,7 @@ def explain(scores: Mapping[Key, Scores], splits: Splits) -> list[str]:
     return notes
 
 
-def plot_curve(
-    folder: RunFolder, scores: Mapping[Key, Scores], declaration: Declaration, splits: Splits
-) -> bool:
+def plot_curve(folder: RunFolder, scores: Mapping[Key, Scores], declaration: Declaration, splits: Splits) -> bool:
     """Accuracy against labels with bands: real tiles alone, the best control, and with synthetic images."""
     lines: dict[str, tuple[list[float], list[float]]] = {}
     bands: dict[str, tuple[list[float], list[float]]] = {}

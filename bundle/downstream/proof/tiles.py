@@ -22,6 +22,7 @@ from bundle.runs.opening import OpenedOnUse
 logger = logging.getLogger(__name__)
 
 LABELLED = "labelled"  # the set that labels are drawn from
+BUILT_IN_SLIDE = "slide_[0-9]+"
 BUILT_IN = {LABELLED: (6, 7, 8), "test": (9, 10)}  # slides of built-in patches
 
 
@@ -111,7 +112,10 @@ class StudyTiles(OpenedOnUse):
                     f"{', '.join(known)}: name the classes alike, or leave it out with --ignored_classes "
                     f"{','.join([*sorted(self.ignored), *unknown])}"
                 )
-            groups = self.groups if isinstance(self.groups, str) else self.groups.get(part)
+            if self.dataset_dir is None:
+                groups = BUILT_IN_SLIDE
+            else:
+                groups = self.groups if isinstance(self.groups, str) else self.groups.get(part)
             if groups is None:
                 raise ValueError(f"--groups names none for the set {part}: add it, or give one for all sets")
             slides = slides_of(of, path, groups)
@@ -149,7 +153,9 @@ class StudyTiles(OpenedOnUse):
     def _paths(self) -> dict[str, str]:
         if self.dataset_dir is not None:
             given = {LABELLED: self.dataset_dir, **self.test_dirs}
-            return {name: one_path("dataset_dir" if name == LABELLED else "test_dir", path) for name, path in given.items()}
+            return {
+                name: one_path("dataset_dir" if name == LABELLED else "test_dir", path) for name, path in given.items()
+            }
         logger.info("no --dataset_dir was given, so built-in patches are made: procedural pictures, not tissue")
         size = min(self.patch_size, 64)
         return {

@@ -104,13 +104,18 @@ class TrainedBackbone:
             network = FeatureClassifier(self.trunk, 0, self.side, arguments=self.arguments)
             network.load_trunk(self.weights)
             start = fingerprint(network.state_dict())
-        return {"trunk": self.trunk, "arguments": self.arguments, "side": self.side, "start": start, **vars(self.training)}
+        return {
+            "trunk": self.trunk,
+            "arguments": self.arguments,
+            "side": self.side,
+            "start": start,
+            **vars(self.training),
+        }
 
     def lacking(self, row: Row) -> str | None:
         return "give --pretrained_dir" if row.start is not None and self.pretrained_dir is None else None
 
     def predict(self, row: Row, learned: Sequence[Group], tested: Sequence[Ref], folder: Path) -> np.ndarray:
-        size = self.pictures.tiles.patch_size
         source = Learned(self.pictures, learned, row)
         trainer = self.trainer(source, row, folder)
         try:
@@ -122,7 +127,6 @@ class TrainedBackbone:
         for start in range(0, len(tested), 64):
             images = [self.pictures.picture(ref, row.view) for ref in tested[start : start + 64]]
             batch = torch.from_numpy(np.stack(images).transpose(0, 3, 1, 2).copy())
-            assert batch.shape[-1] == size
             with torch.inference_mode():
                 found.append(network(scale_patch(batch).to(self.device)).argmax(1).cpu())
         shutil.rmtree(folder)  # what it came to is kept by whoever asked
@@ -130,7 +134,7 @@ class TrainedBackbone:
 
     def trainer(self, source: Learned, row: Row, folder: Path) -> StudyTrainer:
         """What trains the network of one run."""
-        settings, size = self.training, self.pictures.tiles.patch_size
+        settings = self.training
         context = RunContext(folder, self.device, settings.seed, checkpoint_interval=settings.checkpoint_interval)
         transform = Compose([RandOrientationd("image"), ScalePatchd("image")])
         dataset = ItemDataset(source, transform)

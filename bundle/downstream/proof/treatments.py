@@ -127,9 +127,7 @@ def _moments(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return density.mean(axis=0), density.std(axis=0) + 1e-3  # of glass the spread is nearly 0
 
 
-def treat(
-    rgb: np.ndarray, name: str, random: np.random.Generator, treatments: Mapping[str, Treatment]
-) -> np.ndarray:
+def treat(rgb: np.ndarray, name: str, random: np.random.Generator, treatments: Mapping[str, Treatment]) -> np.ndarray:
     """A tile after each treatment of a chain, of the same size."""
     side = len(rgb)
     for part in name.split("+"):

@@ -29,7 +29,9 @@ def test_what_shows_another_class_does_not_agree():
 def test_random_ones_are_as_many_as_asked_and_differ_by_seed():
     features = np.zeros((200, 1))
     real = np.zeros((4, 1))
-    draws = [choose("random", features, np.repeat([0, 1], 100), real, LABELS, np.array([5, 7]), seed) for seed in (0, 0, 1)]
+    draws = [
+        choose("random", features, np.repeat([0, 1], 100), real, LABELS, np.array([5, 7]), seed) for seed in (0, 0, 1)
+    ]
     assert len(draws[0]) == 12 and (draws[0][:5] < 100).all() and (draws[0] == draws[1]).all()
     assert (draws[0] != draws[2]).any()
 

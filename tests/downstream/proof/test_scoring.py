@@ -10,7 +10,11 @@ from bundle.downstream.proof.splits import Splits
 from bundle.downstream.proof.tiles import LABELLED
 
 TILES = tiles_of(
-    (LABELLED, "A", "s1", 3), (LABELLED, "B", "s2", 3), ("more", "A", "s1", 2), ("more", "A", "t1", 2), ("more", "B", "t2", 4)
+    (LABELLED, "A", "s1", 3),
+    (LABELLED, "B", "s2", 3),
+    ("more", "A", "s1", 2),
+    ("more", "A", "t1", 2),
+    ("more", "B", "t2", 4),
 )
 SPLITS = Splits([2], draws=2).plan(TILES)
 TESTED = SPLITS[0].test

@@ -66,7 +66,11 @@ def test_labels_are_written_for_an_adaptation():
 @pytest.mark.parametrize(
     "given, groups, message",
     [
-        ({"labels_per_class": [13], "folds": 1}, [*FOUR, ("x", "A", "t", 1)], "asks for 13 of class 'A', and there are 12"),
+        (
+            {"labels_per_class": [13], "folds": 1},
+            [*FOUR, ("x", "A", "t", 1)],
+            "asks for 13 of class 'A', and there are 12",
+        ),
         ({"labels_per_class": [2], "folds": 4}, LONE, "--folds is 4, and 3 slides can be tested"),
         ({"labels_per_class": [2]}, FOUR, "there is nothing to test on"),
         ({"labels_per_class": [0]}, FOUR, "--labels_per_class is 0"),
@@ -82,7 +86,9 @@ def test_what_can_not_be_split_is_refused(given, groups, message):
 
 def test_folds_that_leave_a_class_without_labels_are_refused():
     """B is on two slides, and only one of them gives labels."""
-    tiles = tiles_of((LABELLED, "A", "s1", 3), (LABELLED, "A", "s2", 3), (LABELLED, "B", "s1", 3), (LABELLED, "B", "s2", 3))
+    tiles = tiles_of(
+        (LABELLED, "A", "s1", 3), (LABELLED, "A", "s2", 3), (LABELLED, "B", "s1", 3), (LABELLED, "B", "s2", 3)
+    )
     tiles.offered = tiles.offered & ~((tiles.slides == "s2") & (tiles.labels == 1))
     with pytest.raises(ValueError, match="leaves no tile of class 'B' to train on"):
         Splits([2], folds=2).plan(tiles)
