@@ -15,7 +15,7 @@ import numpy as np
 from bundle.downstream.proof.choice import choose, quota
 from bundle.downstream.proof.declaration import Declaration, declare, require_declared
 from bundle.downstream.proof.frozen import Features
-from bundle.downstream.proof.pictures import Pictures, Ref
+from bundle.downstream.proof.imagery import Pictures, Ref
 from bundle.downstream.proof.rows import BASELINE, CONTROLS, SYNTHETIC, Row
 from bundle.downstream.proof.scoring import Measured, Scores, gather
 from bundle.downstream.proof.splits import Split, Splits
@@ -36,7 +36,7 @@ class Group:
 
     Attributes:
         refs: which.
-        treatment, copy: see :meth:`bundle.downstream.proof.pictures.Pictures.picture`.
+        treatment, copy: see :meth:`bundle.downstream.proof.imagery.Pictures.picture`.
         weight: of each.
     """
 
@@ -163,14 +163,16 @@ class Proof:
     def measure(self, backbone: Backbone, amount: str, splits: Sequence[Split], rows: Sequence[Row]) -> Scores:
         """All rows at one amount of labels: controls first, which decide what synthetic rows stand on."""
         found: dict[str, Measured] = {}
+        rare = amount not in map(str, self.splits.numbers)
         for row in (row for row in rows if row.kind in CONTROLS):
+            if row.balanced and not rare:  # classes have as many labels
+                continue
             found[row.name] = self.measure_row(backbone, splits, row, row)
         scores = Scores(self.tiles, splits, found)
         # What can't be laid under synthetic images is no base.
-        possible = [row for row in rows if row.kind == BASELINE and row.start is None]
+        possible = [row for row in rows if row.name in found and row.kind == BASELINE and row.start is None]
         best = Scores(self.tiles, splits, {row.name: found[row.name] for row in possible}).best()
         base = next((row for row in rows if row.name == (self.base or best)), None)
-        rare = amount not in map(str, self.splits.numbers)
         for row in (row for row in rows if row.kind == SYNTHETIC):
             if row.only == "rare" and not rare:
                 continue

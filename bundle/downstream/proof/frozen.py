@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from tqdm import tqdm
 
 from bundle.data.transforms import scale_patch
-from bundle.downstream.proof.pictures import Pictures, Ref, is_drawn
+from bundle.downstream.proof.imagery import Pictures, Ref, is_drawn
 from bundle.downstream.proof.treatments import PLAIN
 from bundle.models.artefacts import fingerprint, load_artefact
 from bundle.models.classifiers import EncoderClassifier
@@ -40,7 +40,8 @@ class Trunk:
         weights: file of its weights.
         side: pixels a side of the pictures.
         input_side: pixels a side that it sees them at; None for `side`.
-        arguments: further arguments of the network.
+        arguments: further arguments of the network; "mean" and "std" of the colours that it was trained with, of three
+            channels in [0, 1], where they aren't those that timm knows it by.
         device: where it computes.
         batch_size: pictures at once.
         precision: see `bundle.runs.context.RunContext`.
@@ -63,6 +64,7 @@ class Trunk:
         self.side = side
         self.input_side = input_side or side
         self.arguments = dict(arguments or {})
+        self.colours = {name: self.arguments.pop(name) for name in ("mean", "std") if name in self.arguments}
         self.device = torch.device(device)
         self.batch_size = batch_size
         self.dtype = autocast_dtype(precision, self.device)
@@ -90,6 +92,8 @@ class Trunk:
         self.require_weights()
         network = FeatureClassifier(self.name, 0, self.side, input_side=self.input_side, arguments=self.arguments)
         network.load_trunk(self.weights)
+        for name, values in self.colours.items():
+            getattr(network, name).copy_(torch.tensor(values).view(1, 3, 1, 1))
         return network.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
 
     @functools.cached_property
@@ -97,6 +101,7 @@ class Trunk:
         """Hash of all that decides the features."""
         return content_hash(
             [self.name, fingerprint(self.network.state_dict()), self.side, self.input_side, str(self.dtype)]
+            + ([self.colours] if self.colours else [])
         )
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
@@ -153,7 +158,7 @@ class Features:
     def __init__(self, trunk: Trunk, pictures: Pictures, folder: str | Path) -> None:
         self.trunk = trunk
         self.pictures = pictures
-        self.folder = Path(folder) / trunk.identity[:16]
+        self.cache = Path(folder)
         self._kept: dict[str, tuple[dict[str, int], torch.Tensor]] = {}
 
     def __call__(self, refs: Sequence[Ref], treatment: str = PLAIN, copy: int = 0) -> np.ndarray:
@@ -169,7 +174,7 @@ class Features:
         return features[[places[digest] for digest in digests]].numpy()
 
     def _path(self, name: str) -> Path:
-        return self.folder / f"{name}.safetensors"
+        return self.cache / self.trunk.identity[:16] / f"{name}.safetensors"
 
     def _read(self, name: str) -> tuple[dict[str, int], torch.Tensor]:
         if name not in self._kept:

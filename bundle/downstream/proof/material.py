@@ -12,7 +12,7 @@ import numpy as np
 from bundle.data.split import keep_split
 from bundle.downstream.proof.bench import Backbone, Group, Proof
 from bundle.downstream.proof.frozen import EncoderTrunk, Features, Trunk, fit_head
-from bundle.downstream.proof.pictures import Pictures, Ref
+from bundle.downstream.proof.imagery import Pictures, Ref
 from bundle.downstream.proof.rows import Row
 from bundle.downstream.proof.splits import Splits
 from bundle.downstream.proof.tiles import StudyTiles

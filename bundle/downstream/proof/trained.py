@@ -19,7 +19,7 @@ from bundle.data.loader import ItemDataset
 from bundle.data.transforms import RandOrientationd, ScalePatchd, scale_patch
 from bundle.downstream.classifier import DownstreamTrainer
 from bundle.downstream.proof.bench import Group
-from bundle.downstream.proof.pictures import Pictures, Ref
+from bundle.downstream.proof.imagery import Pictures, Ref
 from bundle.downstream.proof.rows import Row
 from bundle.models.artefacts import fingerprint, load_artefact
 from bundle.models.classifiers import EncoderClassifier
