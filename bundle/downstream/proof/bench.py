@@ -185,23 +185,22 @@ class Proof:
 
     def measure_row(self, backbone: Backbone, splits: Sequence[Split], row: Row, base: Row) -> Measured:
         """A row over all splits, on the copies and view of another."""
+        laid = row
         if row.kind == SYNTHETIC:
-            row_ = dataclasses.replace(
+            laid = dataclasses.replace(
                 row,
                 copies=row.copies or base.copies,
                 view=base.view if row.view == PLAIN else row.view,
                 mix=row.mix or base.mix,
                 balanced=row.balanced or base.balanced,
             )
-        else:
-            row_ = row
         predicted, synthetic, helped = {}, [], []
         for split in splits:
             place = self.folder / "runs" / backbone.name / split.folder
             name = f"{row.name}_on_{base.name}" if row.kind == SYNTHETIC else row.name
             path = place / name / f"{split.name}.npz"
-            images = self.chosen_images(row_, split)
-            identity = self.identity(backbone, row_, split, images)
+            images = self.chosen_images(laid, split)
+            identity = self.identity(backbone, laid, split, images)
             if path.is_file():
                 with np.load(path) as content:
                     require_same(path, json.loads(str(content["identity"])), identity)
@@ -209,8 +208,8 @@ class Proof:
             else:
                 logger.info(f"{backbone.name}, {split.amount} labels, {row.name}, {split.name}")
                 tested = [Ref("", int(self.tiles.labels[at]), int(at)) for at in split.test]
-                learned = self.learned(row_, split, images)
-                answer = backbone.predict(row_, learned, tested, path.with_suffix(""))
+                learned = self.learned(laid, split, images)
+                answer = backbone.predict(laid, learned, tested, path.with_suffix(""))
                 predicted[split.name] = np.asarray(answer, int)
                 content = {"predicted": answer.astype(np.int16), "identity": np.array(json.dumps(identity))}
                 write_atomically(path, lambda temporary, content=content: np.savez_compressed(temporary, **content))
