@@ -123,8 +123,8 @@ class Proof:
             has_runs = any((self.folder / "runs").glob("**/*.npz"))
             declaration = declare(self.declared, self.folder.path, has_runs)
             self.tiles.prepare()
-            self.notes = list(self.tiles.notes)
             splits = self.splits.plan(self.tiles)
+            self.notes = [*self.tiles.notes, *self.splits.notes(self.tiles)]
             amounts = list(dict.fromkeys(split.amount for split in splits))
             numbers = {name: getattr(self.splits, name) for name in ("draws", "folds", "seed")}
             require_declared(declaration, numbers, self.backbones, amounts, [row.name for row in self.rows])

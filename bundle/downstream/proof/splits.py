@@ -134,6 +134,15 @@ class Splits:
                     splits.append(Split(amount, fold, draw, train, np.concatenate([own, others])))
         return splits
 
+    def notes(self, tiles: StudyTiles) -> list[str]:
+        """What folds leave untested."""
+        lone = single_slides(tiles).items() if self.folds > 1 else ()
+        return [
+            f"slide {slide} holds the only labelled tiles of {', '.join(names)}, so it always trains and no fold tests it: "
+            "label these classes on another slide"
+            for slide, names in lone
+        ]
+
     def fold_of(self, tiles: StudyTiles) -> np.ndarray:
         """The fold that tests each tile of the labelled set, int [N]; -1 for other sets, and for slides that always
         train because a class has no other.

@@ -25,7 +25,8 @@ def test_each_slide_is_tested_once_and_on_one_side():
 
 def test_a_slide_that_a_class_has_alone_is_never_tested():
     tiles = tiles_of(*LONE)
-    assert single_slides(tiles) == {"s1": ["C"]}
+    assert single_slides(tiles) == {"s1": ["C"]} and Splits([2]).notes(tiles) == []
+    assert "slide s1 holds the only labelled tiles of C" in Splits([2], folds=3).notes(tiles)[0]
     splits = Splits([2], draws=1, folds=3).plan(tiles)
     assert not any("s1" in tiles.slides[split.test] for split in splits)
     assert all(np.bincount(tiles.labels[split.train]).tolist() == [2, 2, 2] for split in splits)
