@@ -138,8 +138,8 @@ class Splits:
         """What folds leave untested."""
         lone = single_slides(tiles).items() if self.folds > 1 else ()
         return [
-            f"slide {slide} holds the only labelled tiles of {', '.join(names)}, so it always trains and no fold tests it: label "
-            "these classes on another slide"
+            f"slide {slide} holds the only labelled tiles of {', '.join(names)}, so it always trains and no "
+            "fold tests it: label these classes on another slide"
             for slide, names in lone
         ]
 
