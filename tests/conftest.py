@@ -211,6 +211,7 @@ def selected(workflow, made_once, tmp_path_factory):
     folder = tmp_path_factory.mktemp("selected")
     given = {**write_labelled(folder), "pool_dir": str(fill_pool(folder / "pool", keys(16)))}
     given |= {"cache_dir": str(folder / "cache"), "scorer_steps": 40, "train#optimizer#lr": 0.005}
+    given |= {"ratios": [67, 133]}  # 4 and 8 images for the 6 labels of a class that train
 
     def run(output_dir, **settings):
         if not output_dir.exists():

@@ -227,8 +227,9 @@ def sample_dpm_solver(
 
     Deterministic, second order in h, the step of lambda = log(sqrt(alpha_bar) / sqrt(1 - alpha_bar)). Two steps are
     first order, that is, DDIM's: the first, which has no step before it, and the one to the clean latent, where lambda
-    is infinite and z_0 is the last prediction. That last one leaves most of the error with "trailing" spacing, which
-    takes it from t = T / steps - 1; of few steps "linspace" makes the most.
+    is infinite and z_0 is the last prediction. The last step leaves most of the error with "trailing" spacing, which
+    takes it from t = T / steps - 1; of few steps "linspace" makes the most. Unlike in Algorithm 2, the weight 1 / (2 r)
+    of the multistep term, r being the last step's h over this one's, is at most 1, see :func:`_multistep`.
 
     Args: as of :func:`sample_ddim`; draw_noise is not used.
     """
@@ -274,6 +275,9 @@ def sample_dpm_solver_sde(
 
 def _multistep(step: Callable[[torch.Tensor, torch.Tensor, float, float, float], torch.Tensor]) -> Callable:
     """An `advance` for :func:`_run` that extrapolates z_0 by the last two predictions.
+
+    D = x_i + min(1 / (2 r), 1) (x_i - x_{i-1}), with x the predictions and r = h_{i-1} / h_i. Algorithm 2 of Lu et al.
+    (arXiv 2211.01095) has no minimum; the departure is in docs/explanation/paper.md.
 
     `step` is (z_t, D, alpha_bar at t, alpha_bar at t_next, exp(-h)) -> z at t_next, D being z_0 extrapolated to the
     middle of the step.

@@ -16,10 +16,12 @@ def save_lines(
     labels: tuple[str, str],
     level: tuple[str, float] | None = None,
     title: str = "",
+    bands: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None,
 ) -> None:
     """Saves named lines (x, y) in one plot.
 
     Args:
+        bands: lower and upper bounds around lines, by their names.
         labels: of the two axes.
         level: name and height of a dashed line, such as chance.
     """
@@ -31,7 +33,9 @@ def save_lines(
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     for name, (x, y) in lines.items():
-        axes.plot(x, y, marker="o", label=name)
+        (line,) = axes.plot(x, y, marker="o", label=name)
+        if bands and name in bands:
+            axes.fill_between(x, *bands[name], color=line.get_color(), alpha=0.15, linewidth=0)
     if level is not None:
         axes.axhline(level[1], linestyle="--", color="grey", label=level[0])
     axes.set(xlabel=labels[0], ylabel=labels[1], title=title)

@@ -1,7 +1,8 @@
 """The scorer of selective augmentation, as it is used: how sure it is of a picture's class, and what it sees there.
 
-Source: Ye et al. (arXiv 2308.04020), section 2.3, after Xue et al. (Med Image Anal 2021): the expectation over passes
-of Monte-Carlo dropout (Gal & Ghahramani, ICML 2016) of the softmax, and features of the same network.
+Source: the selection of Ye et al. (arXiv 2308.04020), which points to Xue et al. (Med Image Anal 2021, arXiv
+2111.06399): the expectation of the softmax over passes of Monte-Carlo dropout (Gal & Ghahramani, ICML 2016), and
+features of the same network.
 """
 
 from __future__ import annotations

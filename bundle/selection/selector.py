@@ -41,7 +41,7 @@ class Selector(OpenedOnUse):
         scorer: the trained scorer.
         labelled: the labelled patches that it was trained on.
         rules: how to decide.
-        ratios: synthetic images in percent of the labelled ones (train and validation).
+        ratios: synthetic images in percent of the labelled ones that train.
         balanced: as many of each class, see :func:`bundle.selection.rules.quotas`.
         distance: see :class:`bundle.selection.scores.Centroids`; the centroids are of the part "train".
         entropy_quantile: see :meth:`bundle.selection.scorer.Scorer.entropy_limits`.
@@ -106,8 +106,8 @@ class Selector(OpenedOnUse):
             torch.cat([descriptors(read_images(part)) for part in parts]),
         )
         self.limits = scorer.entropy_limits(self.entropy_quantile)
-        counts = labelled.counts()
-        self.real_counts = {name: sum(counts[part][name] for part in LABELLED_PARTS) for name in classes}
+        # Those that train: validation tiles are in no batch, so they are no part of what is enlarged.
+        self.real_counts = labelled.counts()["train"]
         self.quotas = quotas(self.real_counts, self.ratios, self.balanced)
         self.classes = classes
 

@@ -219,7 +219,7 @@ def test_another_seed_draws_another_control(selected, workflow, tmp_path):
 
 
 def test_balanced_quotas_are_the_same_for_unequal_classes(workflow, tmp_path):
-    """Of 8, 8 and 6 labelled images; 7.3 of each is 100 %."""
+    """Of 6, 6 and 4 images that train; 5.3 of each is 100 %."""
     given = write_labelled(tmp_path)
     split = Path(given["split_file"])
     lines = [line for line in split.read_text().splitlines(keepends=True) if ",unused" not in line]
@@ -232,7 +232,7 @@ def test_balanced_quotas_are_the_same_for_unequal_classes(workflow, tmp_path):
         workflow("select.json", **given, output_dir=str(folder), balanced=balanced).run()
         quotas = read_selection(folder / "selection.csv")[1]["quotas"]
         found.append([of_class[100] for of_class in quotas.values()])
-    assert found == [[8, 8, 6], [7, 7, 7]]
+    assert found == [[6, 6, 4], [5, 5, 5]]
 
 
 def test_the_command_line(tmp_path):

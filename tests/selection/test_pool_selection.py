@@ -34,15 +34,15 @@ def test_images_of_another_class_are_found_and_the_rest_fill_the_quotas(selected
     rows, facts = read_selection(selected.folder / "selection.csv")
     assert [(row.label, row.seed) for row in rows] == [(name, seed) for name in CLASSES for seed in range(16)]
     assert all((row.reason == "other class") == (row.seed % 4 == 3) for row in rows)
-    # 12 of each class pass, the nearer half is 6: all of 50 % of 8 labels, short of 2 for 100 %.
+    # 12 of each class pass, the nearer half is 6: all of 67 % of the 6 labels that train, short of 2 for 133 %.
     for name in CLASSES:
         own = [row for row in rows if row.label == name]
         assert sorted(row.rank for row in own if row.rank) == list(range(1, 13))
-        assert [row.ratio for row in sorted(own, key=lambda row: row.rank or 99)] == [50] * 4 + [100] * 2 + [None] * 10
-        assert sorted(row.random_ratio or 0 for row in own) == [0] * 10 + [50] * 4 + [100] * 2
-    assert facts["quotas"] == {name: {50: 4, 100: 8} for name in CLASSES}
-    assert facts["shortfall"] == {name: {50: 0, 100: 2} for name in CLASSES}
-    assert facts["labelled"] == {name: 8 for name in CLASSES} and facts["classes"] == list(CLASSES)
+        assert [row.ratio for row in sorted(own, key=lambda row: row.rank or 99)] == [67] * 4 + [133] * 2 + [None] * 10
+        assert sorted(row.random_ratio or 0 for row in own) == [0] * 10 + [67] * 4 + [133] * 2
+    assert facts["quotas"] == {name: {67: 4, 133: 8} for name in CLASSES}
+    assert facts["shortfall"] == {name: {67: 0, 133: 2} for name in CLASSES}
+    assert facts["labelled"] == {name: 6 for name in CLASSES} and facts["classes"] == list(CLASSES)
     assert facts["pool"] == selected.given["pool_dir"]
     assert facts["pool_hash"] == StoredPool(facts["pool"], SIDE).prepare().hash
     assert facts["split"] == fingerprint_split(read_split(selected.given["split_file"]))
@@ -91,15 +91,15 @@ def test_metrics_say_what_became_of_each_class(selected):
     assert found["classes"]["TUM"] == {
         "candidates": 16,
         "acceptance": 0.375,
-        "kept": {"50": 4, "100": 6},
-        "shortfall": {"50": 0, "100": 2},
+        "kept": {"67": 4, "133": 6},
+        "shortfall": {"67": 0, "133": 2},
         "reasons": {"far half": 6, "kept": 6, "other class": 4},
         "entropy_limit": found["classes"]["TUM"]["entropy_limit"],
     }
     assert 0 < found["classes"]["TUM"]["entropy_limit"] < np.log(3)
     assert found["unreadable"] == {} and found["rounds"] == [] and found["seconds"] > 0
     config = json.loads((selected.folder / "config.json").read_text())
-    assert config["pool_dir"] == selected.given["pool_dir"] and config["ratios"] == [50, 100]
+    assert config["pool_dir"] == selected.given["pool_dir"] and config["ratios"] == [67, 133]
 
 
 def test_the_picture_shows_kept_and_rejected_images_of_the_pool(selected):
@@ -225,7 +225,7 @@ def test_classes_that_are_short_get_more_images_until_the_quotas_are_met(selecte
     found = figures(folder)
     assert found["rounds"] == [{"STR": 26, "TUM": 26}]
     assert {name: found["classes"][name]["candidates"] for name in CLASSES} == {"ADI": 24, "STR": 26, "TUM": 26}
-    assert all(found["classes"][name]["shortfall"] == {"50": 0, "100": 0} for name in CLASSES)
+    assert all(found["classes"][name]["shortfall"] == {"67": 0, "133": 0} for name in CLASSES)
     assert sum(scored) == 24 + 26 + 26 + 18, "each candidate once, and the real training images"
     # Selected at once from the pool as it now is, the outcome is the same.
     whole = selected(tmp_path / "whole", pool_dir=str(pool))
@@ -237,7 +237,7 @@ def test_classes_that_are_short_get_more_images_until_the_quotas_are_met(selecte
     [
         ({"maximum_rounds": 0}, []),
         ({"maximum_rounds": 2, "selection#work#maximum_candidates": 18}, [dict.fromkeys(CLASSES, 18)]),
-        ({"maximum_rounds": 1, "ratios": [150]}, [dict.fromkeys(CLASSES, 39)]),
+        ({"maximum_rounds": 1, "ratios": [200]}, [dict.fromkeys(CLASSES, 39)]),
     ],
 )
 def test_what_is_short_stays_short_and_is_said(selected, making, tmp_path, capsys, limits, rounds):
@@ -246,10 +246,10 @@ def test_what_is_short_stays_short_and_is_said(selected, making, tmp_path, capsy
     assert figures(folder)["rounds"] == rounds and len(making.calls) == len(rounds)
     rows, facts = read_selection(folder / "selection.csv")
     largest = max(facts["ratios"])
-    if largest == 100:
+    if largest == 133:
         for name in CLASSES:
             kept = [row for row in rows if row.label == name and row.kept]
-            assert len(kept) == facts["quotas"][name][100] - facts["shortfall"][name][100] < 8
+            assert len(kept) == facts["quotas"][name][133] - facts["shortfall"][name][133] < 8
             assert all(row.rank and row.reason == "kept" and row.seed % 4 != 3 for row in kept)
         said = capsys.readouterr().out
         assert (
@@ -301,7 +301,7 @@ def test_rounds_of_other_settings_don_t_count(selected, making, tmp_path):
     assert len(making.calls) == 1
     selected(tmp_path / "run", **settings)
     assert len(making.calls) == 1, "the round was used up"
-    selected(tmp_path / "run", **settings, ratios=[50, 200])
+    selected(tmp_path / "run", **settings, ratios=[67, 267])
     assert len(making.calls) == 2
 
 

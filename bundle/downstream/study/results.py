@@ -1,33 +1,13 @@
-"""From predictions to figures: means over seeds, intervals over tiles, gains paired by seed and tile."""
+"""From predictions to figures: means over seeds, gains paired by seed and tile."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from bundle.runs.tables import read_csv
-
-DRAWS = 10_000
-LEVEL = 0.95
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate with the bounds of its interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f})"
-
-    def points(self) -> str:
-        """In percentage points, with the sign."""
-        return f"{100 * self.value:+.1f} ({100 * self.low:+.1f} to {100 * self.high:+.1f})"
 
 
 def read_correct(path: str | Path) -> dict[str, dict[str, bool]]:
@@ -54,19 +34,19 @@ def stack(runs: Sequence[Mapping[str, bool]], same: bool = True) -> np.ndarray:
     return np.array([[run.get(file, np.nan) for file in files] for run in runs], float)
 
 
-def accuracy(correct: np.ndarray, seed: int = 0) -> Interval:
-    """Mean accuracy over runs and tiles, with a percentile bootstrap interval over tiles.
+def accuracy(correct: np.ndarray) -> float:
+    """Mean accuracy over runs and tiles.
 
-    The interval says how far the figure would move with other tiles of the same slides. It doesn't know of other
-    slides, whose variation is larger, nor of other seeds; tiles of one slide resemble each other, so it is too narrow.
+    It has no interval: tiles of a slide resemble each other, so one over tiles says nothing of other slides. Slides are
+    the unit of `bundle.downstream.proof`.
 
     Args:
         correct: [runs, tiles], 1 where right; not a number where a run didn't measure a tile.
     """
-    return _bootstrap(correct, seed)
+    return float(np.nansum(correct) / np.isfinite(correct).sum())
 
 
-def gain(correct: np.ndarray, baseline: np.ndarray, seed: int = 0) -> Interval:
+def gain(correct: np.ndarray, baseline: np.ndarray) -> float:
     """Mean difference in accuracy to a baseline, run by run with the same seeds, on the same tiles.
 
     Args:
@@ -74,15 +54,4 @@ def gain(correct: np.ndarray, baseline: np.ndarray, seed: int = 0) -> Interval:
     """
     if correct.shape != baseline.shape:
         raise ValueError(f"runs can't be paired: {correct.shape} and {baseline.shape} of (runs, tiles)")
-    return _bootstrap(correct - baseline, seed)
-
-
-def _bootstrap(values: np.ndarray, seed: int) -> Interval:
-    """Of the mean of [runs, tiles], when the tiles are drawn again with replacement, each with all its runs."""
-    totals = np.stack([np.nansum(values, axis=0), np.isfinite(values).sum(axis=0)])
-    # Tiles of the same total are interchangeable: how often each kind is drawn is all that matters.
-    kinds, tiles = np.unique(totals, axis=1, return_counts=True)
-    counts = np.random.default_rng(seed).multinomial(tiles.sum(), tiles / tiles.sum(), size=DRAWS)
-    sums, numbers = kinds @ counts.T
-    low, high = np.quantile(sums / numbers, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(float(totals[0].sum() / totals[1].sum()), float(low), float(high))
+    return accuracy(correct - baseline)

@@ -121,12 +121,12 @@ def table(rows: Sequence[Row], runs: Sequence[dict[str, Any]], vary_split: bool 
         lines.append(
             [
                 row.title,
-                measure(done, "test", vary_split) or "no test tiles",
+                in_words(measure(done, "test", vary_split), "no test tiles"),
                 compare(done, of_row.get(REAL, []))[0],
                 *compare(done, of_row.get(row.baseline, [])),
                 compare(done, of_row.get(row.control, []))[0],
                 mean(found.get("test", {}).get("macro_f1") for found in measured),
-                measure(done, "unused", vary_split) or "no unused tiles",
+                in_words(measure(done, "unused", vary_split), "no unused tiles"),
                 mean((found.get("synthetic_images") for found in measured), "{:.0f}"),
                 mean((found.get("steps") for found in measured), "{:.0f}"),
                 f"{len(done)} of {len(own)}" + (f", {len(failed)} failed" if failed else ""),
@@ -140,8 +140,12 @@ def mean(values: Iterable[float | None], form: str = "{:.3f}") -> str:
     return form.format(np.mean(present)) if present else ""
 
 
-def measure(runs: Sequence[dict[str, Any]], part: str, vary_split: bool = False) -> Any:
-    """Accuracy on one part with its interval; None where a run has no tiles there."""
+def in_words(value: float | None, missing: str) -> str:
+    return missing if value is None else f"{value:.3f}"
+
+
+def measure(runs: Sequence[dict[str, Any]], part: str, vary_split: bool = False) -> float | None:
+    """Accuracy on one part; None where a run has no tiles there."""
     found = [run["correct"].get(part, {}) for run in runs]
     # Which tiles are left unused depends on which are labelled.
     return accuracy(stack(found, same=part == "test" or not vary_split)) if all(found) else None
@@ -158,7 +162,7 @@ def compare(runs: Sequence[dict[str, Any]], baseline: Sequence[dict[str, Any]]) 
         return "", ""
     ours, theirs = np.split(stack(found), 2)
     seeds = 100 * (ours - theirs).mean(axis=1)
-    return gain(ours, theirs).points(), ", ".join(f"{points:+.1f}" for points in seeds)
+    return f"{100 * gain(ours, theirs):+.1f}", ", ".join(f"{points:+.1f}" for points in seeds)
 
 
 def explain(runs: Sequence[dict[str, Any]], vary_split: bool) -> list[str]:
@@ -169,9 +173,9 @@ def explain(runs: Sequence[dict[str, Any]], vary_split: bool) -> list[str]:
     return [
         f"Means over seeds {', '.join(map(str, seeds))}; {splits}, so the seed varies "
         + ("everything from the choice of labels on." if vary_split else "the classifier alone."),
-        "In brackets 95 % bootstrap intervals over tiles. They cover other tiles of these slides, not new slides, and "
-        "are too narrow where tiles of a slide resemble each other. Nor do they cover other seeds: how far these vary, "
-        "the gains of each seed show.",
+        "There are no intervals: tiles of a slide resemble each other, and few slides are tested. The gains of each "
+        "seed show how far seeds vary. configs/proof.json has intervals over slides, and the controls that this table "
+        "lacks.",
         "Gains are percentage points on held-out slides, paired by seed and tile. The baseline of a row is real images "
         "alone, trained for as many steps with the same augmentation; a random choice is as many images of the same "
         "pool.",
@@ -192,11 +196,11 @@ def plot(
             if found is None:
                 continue
             if row.name == EQUAL_STEPS and variant == variants[0]:
-                level = (f"{row.title}, {variant}", found.value)
+                level = (f"{row.title}, {variant}", found)
             if row.pool is not None:
                 kind = f"{row.title.rsplit(', ' + row.selection, 1)[0]}, {row.selection}"
                 points.setdefault(f"{kind}{', strong stain' if row.stain else ''}, {variant}", []).append(
-                    (row.ratio, found.value)
+                    (row.ratio, found)
                 )
         lines |= {name: tuple(zip(*sorted(place))) for name, place in points.items()}
     if lines:

@@ -121,8 +121,8 @@ def test_runs_each_row_once_and_writes_the_table(study, configs, tmp_path):
     cells = shown["HistoDiffusion, selective 50 %"]
     assert [float(cells[place].split(" ")[0]) for place in (1, 2, 3, 5)] == columns and cells[4] == "+37.5, +37.5"
     cells = shown["HistoDiffusion, random 50 %"]
-    assert cells[1].startswith("0.750 (") and cells[3].startswith("+25.0 (") and cells[5] == ""
-    assert "not new slides" in table
+    assert cells[1] == "0.750" and cells[3] == "+25.0" and cells[5] == ""
+    assert "There are no intervals" in table
     page = (tmp_path / "study" / "table.html").read_text()
     assert 'src="data:image/png;base64,' in page and page.count("src=") == 1
     lines = list(csv.DictReader(open(tmp_path / "study" / "results.csv")))
@@ -284,7 +284,7 @@ def test_each_seed_of_its_own_split_has_other_unused_tiles(study, configs, tmp_p
 
     monkeypatch.setattr(training, "run_config", call)
     study("real", split={"vary": True}).run()
-    assert "real only, a quarter of the steps | 0.500 (" in (tmp_path / "study" / "table.md").read_text()
+    assert "real only, a quarter of the steps | 0.500 |" in (tmp_path / "study" / "table.md").read_text()
 
 
 def test_a_broken_adaptation_is_tried_once(study, configs, tmp_path):
