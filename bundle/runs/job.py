@@ -4,14 +4,15 @@ A training is one job of as many processes as torchrun says, on one machine or s
 on the same items, each its share of them. The first alone writes. Without torchrun there is one process, and
 everything here does nothing.
 
-There are two groups. Tensors of a step go through the default one, by NCCL between GPUs and by gloo between CPUs; who
-waits there waits for a calculation, so its timeout is short and a process that died is noticed. Whatever may take an
-hour, such as encoding patches or drawing samples, is waited for in the other one, without end; a process that dies
-closes its connections, and those who wait end at once.
+They have two groups of their own beside the default one, which Ignite and MONAI know. Tensors of a step go through
+one, by NCCL between GPUs and by gloo between CPUs; who waits there waits for a calculation, so its timeout is short and
+a process that died is noticed. Whatever may take an hour, such as encoding patches or drawing samples, is waited for in
+the other one, without end; a process that dies closes its connections, and those who wait end at once.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import datetime
 import functools
@@ -20,6 +21,7 @@ import logging
 import os
 import secrets
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -28,6 +30,8 @@ from typing import Any, TypeVar
 import ignite.distributed as idist
 import torch
 import torch.distributed as dist
+from ignite.distributed import utils as idist_utils
+from ignite.distributed.comp_models.base import _SerialModel
 from torch.distributed.nn.functional import all_reduce
 
 from bundle.runs.processes import rank_and_world_size
@@ -36,6 +40,7 @@ from bundle.runs.workflow import executed_config
 logger = logging.getLogger(__name__)
 
 Made = TypeVar("Made")
+START = datetime.timedelta(minutes=10)  # until all have come
 TIMEOUT = datetime.timedelta(seconds=45)  # for a calculation of others; a job whose process was killed ends within
 PATIENCE = datetime.timedelta(days=30)  # for whatever else others do
 BUCKET_VALUES = 2**24  # gradients are summed so many at once, 64 MiB of fp32
@@ -43,6 +48,7 @@ SEEN_SECONDS = 20  # until a file of another machine shows on a network disk
 TOKEN = ".job"
 OWN_SETTINGS = {"device", "bundle_root"}  # which may differ between the processes
 
+_steps: dist.ProcessGroup | None = None
 _waiting: dist.ProcessGroup | None = None
 
 
@@ -79,8 +85,8 @@ def choose_gpu() -> None:
     torch.cuda.set_device(int(local))
 
 
-def start(device: torch.device | str = "cpu") -> bool:
-    """Joins the processes that torchrun started, once; True where this call did.
+def start(device: torch.device | str = "cpu") -> None:
+    """Joins the processes that torchrun started, once; they stay together until they end.
 
     Args:
         device: where the networks of this process are.
@@ -90,12 +96,12 @@ def start(device: torch.device | str = "cpu") -> bool:
             settings or their code.
         RuntimeError: the others don't come.
     """
-    global _waiting
+    global _steps, _waiting
     rank, world_size = rank_and_world_size()
-    if world_size == 1 or (size() > 1 and _waiting is not None):
-        return False
-    started = not dist.is_initialized()
-    if started:
+    if world_size == 1 or _waiting is not None:
+        return
+    backend = "nccl" if torch.device(device).type == "cuda" else "gloo"
+    if not dist.is_initialized():
         missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
         if missing:
             raise ValueError(
@@ -103,15 +109,15 @@ def start(device: torch.device | str = "cpu") -> bool:
                 f"them by torchrun --nproc_per_node={world_size} -m monai.bundle run ..., or unset WORLD_SIZE to run "
                 "one process"
             )
-        backend = "nccl" if torch.device(device).type == "cuda" else "gloo"
         try:
-            dist.init_process_group(backend, timeout=TIMEOUT)
+            dist.init_process_group(backend, timeout=START)
         except (RuntimeError, ValueError, OSError) as error:
             raise RuntimeError(
                 f"process {rank} of {world_size} did not meet the others at {os.environ['MASTER_ADDR']}:"
-                f"{os.environ['MASTER_PORT']} within {TIMEOUT.seconds} s: start as many as WORLD_SIZE says, and look at "
+                f"{os.environ['MASTER_PORT']} within {START.seconds // 60} minutes: start as many as WORLD_SIZE says, and look at "
                 "what they say"
             ) from error
+    _steps = dist.new_group(backend=backend, timeout=TIMEOUT)
     _waiting = dist.new_group(backend="gloo", timeout=PATIENCE)
     local = os.environ.get("LOCAL_RANK")
     idist.sync()  # now, by all: Ignite's first look at the group is an exchange of its own
@@ -120,17 +126,16 @@ def start(device: torch.device | str = "cpu") -> bool:
     if rank > 0:
         logging.getLogger().setLevel(logging.WARNING)
     require_alike(facts_of_this_process())
-    logger.info(f"{world_size} processes train together, by {dist.get_backend()}")
-    return started
+    logger.info(f"{world_size} processes train together, by {backend}")
+    atexit.register(end)
 
 
 def end() -> None:
-    """Leaves the others, who leave as well."""
-    global _waiting
-    if size() > 1:
-        dist.barrier(group=_waiting)
+    """Leaves the others, at the end of the process; after an error they may be in the middle of something."""
+    global _steps, _waiting
+    if dist.is_initialized() and getattr(sys, "last_value", None) is None:
         idist.finalize()
-    _waiting = None
+        _steps = _waiting = None
 
 
 def gathered(content: Any) -> list[Any]:
@@ -205,7 +210,25 @@ def by_first(work: Callable[[], Made]) -> Made | None:
     Raises:
         RuntimeError: it failed in the first process, which says why.
     """
-    return together(work if is_first() else lambda: None)
+
+    def first_alone() -> Made | None:
+        if not is_first():
+            return None
+        with alone():
+            return work()
+
+    return together(first_alone)
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Within it Ignite, and MONAI through it, see one process: their metrics would wait for what others don't bring."""
+    former = idist_utils._model, idist_utils._need_to_sync
+    idist_utils._model, idist_utils._need_to_sync = _SerialModel(), False
+    try:
+        yield
+    finally:
+        idist_utils._model, idist_utils._need_to_sync = former
 
 
 def summed(tensor: torch.Tensor) -> torch.Tensor:
@@ -213,13 +236,13 @@ def summed(tensor: torch.Tensor) -> torch.Tensor:
     if size() == 1:
         return tensor
     total = tensor.detach().clone()
-    dist.all_reduce(total)
+    dist.all_reduce(total, group=_steps)
     return total
 
 
 def summed_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
     """The sum over all processes, through which a gradient goes to all of them."""
-    return tensor if size() == 1 else all_reduce(tensor)
+    return tensor if size() == 1 else all_reduce(tensor, group=_steps)
 
 
 def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
@@ -241,7 +264,7 @@ def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
         buckets[-1].append(gradient)
         values += gradient.numel()
     sums = [torch.cat([gradient.flatten() for gradient in bucket]) for bucket in buckets]
-    waits = [dist.all_reduce(total, async_op=True) for total in sums]
+    waits = [dist.all_reduce(total, group=_steps, async_op=True) for total in sums]
     for bucket, total, wait in zip(buckets, sums, waits):
         wait.wait()
         parts = total.split([gradient.numel() for gradient in bucket])

@@ -144,7 +144,7 @@ class ClassifierTrainer(StageTrainer):
     def validate(self) -> None:
         """Measures the averaged weights; ends the training where they have stopped getting better."""
         # One process says it for all: a last digit may decide whether they go on.
-        loss = job.agreed(self.validation_loss(self.averaged_network()) if job.is_first() else None)
+        loss = job.agreed(job.by_first(lambda: self.validation_loss(self.averaged_network())))
         self.best.update(loss, self.state.iteration, self.ema.weights)
         if self.state.output:
             self.state.output[0]["validation_loss"] = loss  # for the handlers, which come after

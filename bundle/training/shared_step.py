@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 
@@ -35,9 +36,17 @@ class SharedSteps:
         return self.data_loader.step_sampler.part
 
     def parts(self, batch: BATCH) -> list[tuple[Part, BATCH]]:
-        """The rows of this process in as many parts as `--accumulate` says, with their places in the batch."""
+        """The rows of this process in as many parts as `--accumulate` says, with their places in the batch.
+
+        One part where a network has batch norm, which is over all rows.
+        """
         before = self.data_loader.step_sampler.rows_before
-        return list(split_rows(batch, self.rows, self.context.accumulate, before))
+        return list(split_rows(batch, self.rows, 1 if self.undivided else self.context.accumulate, before))
+
+    @functools.cached_property
+    def undivided(self) -> bool:
+        """Whether a network that is to see parts has batch norm."""
+        return any(batch_norms(network) for name, network in self.networks().items() if name not in self.at_once)
 
     def drawing(self, part: Part) -> contextlib.AbstractContextManager:
         """Within it random numbers are those that this step draws for the whole batch, cut to the rows of a part."""
@@ -72,7 +81,7 @@ class SharedSteps:
         """Refuses what this stage can't share out.
 
         Raises:
-            ValueError: fewer items in a batch than processes; or batch norm in a network that sees parts of a batch.
+            ValueError: fewer items in a batch than processes.
         """
         items = self.data_loader.items_per_batch
         if items < job.size():
@@ -80,13 +89,8 @@ class SharedSteps:
                 f"{self.batch_size_flag} is {items}, and {job.size()} processes are to share it: give it at least "
                 f"{job.size()}, or start fewer processes"
             )
-        for name, network in self.networks().items():
-            if self.context.accumulate > 1 and name not in self.at_once and batch_norms(network):
-                raise ValueError(
-                    f"--accumulate is {self.context.accumulate}, and the {name} of the stage {self.stage} has batch "
-                    "norm, which needs the whole batch at once: give --accumulate 1, or a network with group or layer "
-                    "norm"
-                )
+        if self.context.accumulate > 1 and self.undivided:
+            logger.info(f"{self.stage}: its batch norm is over the whole batch, so --accumulate does not divide it")
 
     def fit_networks(self) -> None:
         """Has batch norms normalise over the batch of all processes, and saves activations where that was asked."""

@@ -319,7 +319,7 @@ def run_stages(stages: Sequence[StageTrainer | None], next_command: str) -> None
     if not present:
         raise ValueError("nothing to run: a setting switches this part off, such as --diffusion_method none")
     folder = present[-1].folder
-    started = job.start(present[-1].context.device)
+    job.start(present[-1].context.device)
     try:
         with leaving_in_order():
             job.together(folder.open)
@@ -330,8 +330,6 @@ def run_stages(stages: Sequence[StageTrainer | None], next_command: str) -> None
     finally:
         for opened in (stage.folder for stage in present):  # some stages have one of their own
             opened.close()
-    if started:
-        job.end()
     pictures = [name for stage in present for name in stage.pictures]
     folder.report(
         [*pictures, *(f"{stage.stage}.pt" for stage in present), "split.csv", "metrics.json", "config.json"],
