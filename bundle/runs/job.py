@@ -67,24 +67,6 @@ def is_first() -> bool:
     return rank() == 0
 
 
-def choose_gpu() -> None:
-    """Makes "cuda" mean a GPU of this process's own under torchrun.
-
-    Raises:
-        ValueError: there are more processes on this machine than GPUs.
-    """
-    local = os.environ.get("LOCAL_RANK", "0")
-    if rank_and_world_size()[1] == 1 or not torch.cuda.is_available():
-        return
-    count = torch.cuda.device_count()
-    if not local.isdigit() or int(local) >= count:
-        raise ValueError(
-            f"LOCAL_RANK is {local} and this machine has {count} GPUs: give torchrun --nproc_per_node={count}, or "
-            "--device cpu and hide the GPUs by CUDA_VISIBLE_DEVICES= in front of torchrun"
-        )
-    torch.cuda.set_device(int(local))
-
-
 def start(device: torch.device | str = "cpu") -> None:
     """Joins the processes that torchrun started, once; they stay together until they end.
 

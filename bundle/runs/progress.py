@@ -29,7 +29,13 @@ class Progress:
 
     def start(self, engine: Engine) -> None:
         stage = getattr(engine, "stage", "steps")
-        self.show(total=engine.state.epoch_length, initial=engine.state.iteration, desc=stage, unit="step", disable=not is_first())
+        self.show(
+            total=engine.state.epoch_length,
+            initial=engine.state.iteration,
+            desc=stage,
+            unit="step",
+            disable=not is_first(),
+        )
 
     def show(self, **bar: Any) -> None:
         self.bar = tqdm(dynamic_ncols=True, mininterval=1.0, **bar)

@@ -175,9 +175,7 @@ def part_of(part: Part, whole: torch.Tensor) -> torch.Tensor:
     return whole[part.first : part.first + part.count]
 
 
-def split_rows(
-    batch: dict[str, Any], part: Part, parts: int, before: int = 0
-) -> Iterator[tuple[Part, dict[str, Any]]]:
+def split_rows(batch: dict[str, Any], part: Part, parts: int, before: int = 0) -> Iterator[tuple[Part, dict[str, Any]]]:
     """The batch of a process in parts.
 
     Args:

@@ -100,7 +100,9 @@ class AutoencoderTrainer(StageTrainer):
 
     def save_training_input(self, path: Path, images: int = 64) -> None:
         """Saves what the network will really see: the first transformed training patches."""
-        keys = [key for batch in itertools.islice(self.data_loader.step_sampler.whole_batches(), images) for key in batch]
+        keys = [
+            key for batch in itertools.islice(self.data_loader.step_sampler.whole_batches(), images) for key in batch
+        ]
         save_grid(path, torch.stack([torch.as_tensor(self.data_loader.dataset[key]["image"]) for key in keys[:images]]))
         logger.info(f"what the network sees is in {path}")
 

@@ -115,12 +115,7 @@ class AutoencoderLoss:
         return {name: term.detach() for name, term in {"loss": self.total(terms), **terms}.items()}
 
     def backward_posterior(
-        self,
-        reconstruction: torch.Tensor,
-        mean: torch.Tensor,
-        std: torch.Tensor,
-        gradient: torch.Tensor,
-        part: Part,
+        self, reconstruction: torch.Tensor, mean: torch.Tensor, std: torch.Tensor, gradient: torch.Tensor, part: Part
     ) -> torch.Tensor:
         """Passes the gradient at a reconstruction, and that of the KL term, through the autoencoder; the KL term."""
         kl = self.scaled_kl(mean, std, reconstruction[0].numel())

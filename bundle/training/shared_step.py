@@ -27,6 +27,7 @@ class SharedSteps:
     its rows. Gradients are summed over parts as backward passes leave them, then over processes.
     """
 
+    divisible = True  # whether a step can be shared and computed in parts at all
     # Networks that have all rows of a process at once, so that batch norm is over the whole batch in any case.
     at_once: Sequence[str] = ()
 
@@ -81,8 +82,13 @@ class SharedSteps:
         """Refuses what this stage can't share out.
 
         Raises:
-            ValueError: fewer items in a batch than processes.
+            ValueError: fewer items in a batch than processes, or a stage that knows no shares.
         """
+        if not self.divisible and (job.size() > 1 or self.context.accumulate > 1):
+            raise ValueError(
+                f"the stage {self.stage} trains in one process and on whole batches: start it without torchrun "
+                f"({job.size()} processes) and with --accumulate 1 (now {self.context.accumulate})"
+            )
         items = self.data_loader.items_per_batch
         if items < job.size():
             raise ValueError(

@@ -76,6 +76,7 @@ class StyleGAN2Trainer(StageTrainer):
 
     stage = "stylegan2"
     pictures = ("samples.png",)
+    divisible = False  # a step's four updates and its statistics of a batch are of one process
 
     def __init__(
         self,

@@ -64,6 +64,7 @@ class VitCganTrainer(ImageClassifierTrainer):
     """
 
     stage = "vit_cgan"
+    divisible = False  # a step chooses among the generated images of a whole batch
     pictures = ("samples.png", "confusion.png", "predictions.csv", "classifier.pt")
 
     def __init__(
