@@ -139,19 +139,26 @@ def finish(processes, timeout: float = 240):
     return [(process, process.communicate(timeout)[1]) for process in processes]
 
 
-def assert_same(one: dict, other: dict, tolerance: float = 1e-5) -> None:
+TOLERANCE = 1e-5
+# Ratios of gradients, and the loss that has one as a factor. A gradient jumps where a rounding error falls on the edge
+# of one of the perceptual network's rectifiers, which happens in 20 steps.
+LOOSER = {"adversarial_weight": 1e-2, "ce_ratio": 1e-2, "loss": 1e-3}
+
+
+def assert_same(one: dict, other: dict) -> None:
     """Losses agree by value, weights by the norm of each network."""
     assert len(one["losses"]) == len(other["losses"])
     for step, (mine, theirs) in enumerate(zip(one["losses"], other["losses"]), 1):
         assert mine.keys() == theirs.keys()
         for name in mine:
+            tolerance = LOOSER.get(name, TOLERANCE) if "adversarial" in mine else TOLERANCE
             scale = max(abs(mine[name]), 1e-3)
             assert abs(mine[name] - theirs[name]) <= tolerance * scale, f"step {step}, {name}: {mine} {theirs}"
     for network, weights in one["weights"].items():
         pairs = [(weights[name].double(), other["weights"][network][name].double()) for name in weights]
         difference = sum((left - right).square().sum() for left, right in pairs).sqrt()
         norm = sum(left.square().sum() for left, _ in pairs).sqrt()
-        assert difference <= tolerance * norm, f"{network} differs by {difference / norm:.1e}"
+        assert difference <= TOLERANCE * norm, f"{network} differs by {difference / norm:.1e}"
 
 
 def copies(folder: Path, **runs: Path) -> Path:
