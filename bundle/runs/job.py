@@ -76,7 +76,7 @@ def start(device: torch.device | str = "cpu") -> None:
     Raises:
         ValueError: the environment names several processes and no place to meet; or the processes differ in their
             settings or their code.
-        RuntimeError: the others don't come.
+        ConnectionError: the others don't come.
     """
     global _steps, _waiting
     rank, world_size = rank_and_world_size()
@@ -94,10 +94,10 @@ def start(device: torch.device | str = "cpu") -> None:
         try:
             dist.init_process_group(backend, timeout=START)
         except (RuntimeError, ValueError, OSError) as error:
-            raise RuntimeError(
-                f"process {rank} of {world_size} did not meet the others at {os.environ['MASTER_ADDR']}:"
-                f"{os.environ['MASTER_PORT']} within {START.seconds // 60} minutes: start as many as WORLD_SIZE says, and look at "
-                "what they say"
+            place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+            raise ConnectionError(
+                f"process {rank} of {world_size} did not meet the others at {place} within {START.seconds // 60} "
+                "minutes: start as many as WORLD_SIZE says, and look at what they say"
             ) from error
     _steps = dist.new_group(backend=backend, timeout=TIMEOUT)
     _waiting = dist.new_group(backend="gloo", timeout=PATIENCE)
@@ -136,7 +136,7 @@ def others_needed() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise RuntimeError(
+        raise ConnectionError(
             "another process of this job has ended: it or torchrun says why. What was saved is kept; the same command "
             "goes on from there"
         ) from error

@@ -55,7 +55,7 @@ def go_on() -> str:
 
 @contextmanager
 def leaving_in_order() -> Iterator[Leaving]:
-    """Within it signals are heard; afterwards they are handled as before. Python hears them in its main thread alone."""
+    """Within it signals are heard, in the main thread, as Python has it; afterwards they are handled as before."""
     leaving = Leaving()
     heard = SIGNALS if threading.current_thread() is threading.main_thread() else ()
     former = {number: signal.signal(number, leaving.ask) for number in heard}

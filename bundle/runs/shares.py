@@ -60,8 +60,9 @@ class DrawsOfWholeBatch(TorchFunctionMode):
     """Has what is drawn for the rows of a part drawn for the whole batch, and cut.
 
     A draw whose first axis is as long as the part has a row an item. Any other is one for all items, and so the same
-    in every part. Dropout, also that of whole paths, is a draw. What draws inside a kernel, as dropout of attention
-    weights does, is not seen here; no network of this bundle does.
+    in every part. (A part may have one row: one number for all that has an axis is drawn in `one_for_all_rows`.)
+    Dropout, also that of whole paths, is a draw. What draws inside a kernel, as dropout of attention weights does, is
+    not seen here; no network of this bundle does.
     """
 
     def __init__(self, part: Part) -> None:

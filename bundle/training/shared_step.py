@@ -145,7 +145,7 @@ class SharedSteps:
             if isinstance(error, RuntimeError) and not is_out_of_memory(error):
                 raise
             parts = self.context.accumulate
-            raise RuntimeError(
+            raise MemoryError(
                 f"{self.stage}: out of memory at step {self.state.iteration} on {self.state.device}. Give --accumulate "
                 f"{2 * parts} (now {parts}), which changes no result, or --activation_checkpointing True; or, with "
                 f"another --output_dir, a lower {self.batch_size_flag} (now {self.data_loader.items_per_batch}). "

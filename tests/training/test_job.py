@@ -5,12 +5,13 @@ import re
 import pytest
 import torch
 from conftest import ROOT
+from processes import start_python
 from ways import STAGES, assert_same, copies, finish, in_two_processes, start_job, steps, trainer_of
 
 from bundle.runs import job
 from bundle.runs.processes import choose_gpu
 
-FEW = ("autoencoder", "decoder", "judge", "classifier")  # between them they have all that is shared in its own way
+FEW = ("autoencoder", "classifier")  # they have most of what is shared in its own way
 BEGIN = """
 import os, sys
 sys.path[:0] = [{root!r}]
@@ -137,6 +138,44 @@ def test_out_of_memory_names_what_to_lower(monkeypatch, pretrained, tmp_path, er
         raise error
 
     monkeypatch.setattr(trainer, "backward", full)
-    with pytest.raises(RuntimeError, match=r"--accumulate 4 \(now 2\).*--diffusion_batch_size \(now 7\).*is kept"):
+    with pytest.raises(MemoryError, match=r"--accumulate 4 \(now 2\).*--diffusion_batch_size \(now 7\).*is kept"):
         with trainer.explaining_memory():
             trainer.backward()
+
+
+LEAVE = """
+import os, signal, sys
+sys.path[:0] = [{root!r}, {root!r} + "/tests", {root!r} + "/tests/training"]
+import ways
+from ignite.engine import Events
+from bundle.runs import job
+from bundle.training.stage import StageTrainer, run_stages
+
+def asked(trainer):
+    if job.rank() == {asked} and trainer.state.iteration == {step}:
+        os.kill(os.getpid(), signal.{name})
+
+former = StageTrainer.attach_handlers
+def attach(self):
+    self.add_event_handler(Events.ITERATION_STARTED, asked)
+    former(self)
+StageTrainer.attach_handlers = attach
+run_stages([ways.trainer_of("diffusion", {folder!r}, 6)], "")
+"""
+
+
+@pytest.mark.parametrize("name, processes", [("SIGTERM", 2), ("SIGUSR1", 1)])
+def test_who_is_asked_to_leave_saves_and_says_go_on(pretrained, tmp_path, name, processes):
+    """In the middle of step 3, the second of two processes or a single one; the other number of them goes on to 5."""
+    folder = copies(tmp_path, pretrain=pretrained)
+    (folder / "pretrain" / "diffusion.pt").unlink()
+    code = LEAVE.format(root=str(ROOT), folder=str(folder), asked=processes - 1, step=3, name=name)
+    for process, said in finish(start_job(code) if processes == 2 else [start_python("-c", code)]):
+        assert process.returncode == 75, said[-3000:]
+        assert "left after step 3 of 6" in said and "goes on from here" in said
+    checkpoint = folder / "pretrain" / "diffusion_checkpoint.pt"
+    assert torch.load(checkpoint, weights_only=True)["step"] == 3
+    code = code.replace("iteration == 3", "iteration == 5").replace(f"== {processes - 1} and", "== 0 and")
+    for process, said in finish([start_python("-c", code)] if processes == 2 else start_job(code)):
+        assert process.returncode == 75, said[-3000:]
+    assert torch.load(checkpoint, weights_only=True)["step"] == 5

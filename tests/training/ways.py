@@ -43,7 +43,8 @@ WORKER = """
 import os, sys
 sys.path[:0] = [{root!r}, {root!r} + "/tests", {root!r} + "/tests/training"]
 import torch, ways
-torch.save({{stage: ways.steps(stage, {folder!r}, {count}, **{settings!r}) for stage in {stages!r}}}, {result!r} + os.environ['RANK'])
+found = {{stage: ways.steps(stage, {folder!r}, {count}, **{settings!r}) for stage in {stages!r}}}
+torch.save(found, {result!r} + os.environ["RANK"])
 """
 
 
@@ -136,7 +137,7 @@ def start_job(code: str, second: str | None = None, fresh: bool = False, **where
 
 def finish(processes, timeout: float = 240):
     """Each process, ended, and what it said."""
-    return [(process, process.communicate(timeout)[1]) for process in processes]
+    return [(process, "".join(process.communicate(timeout))) for process in processes]
 
 
 TOLERANCE = 1e-5
@@ -166,5 +167,3 @@ def copies(folder: Path, **runs: Path) -> Path:
     for name, run in runs.items():
         shutil.copytree(run, folder / name, ignore=shutil.ignore_patterns("*_checkpoint.pt", "tensorboard"))
     return folder
-
-
