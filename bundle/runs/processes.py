@@ -31,14 +31,22 @@ def rank_and_world_size() -> tuple[int, int]:
     return rank, world_size
 
 
+def leave_torchrun() -> tuple[int, int]:
+    """What :func:`rank_and_world_size` says; from now on this process, and what it starts, is one by itself."""
+    found = rank_and_world_size()
+    for name in ("RANK", "WORLD_SIZE"):
+        os.environ.pop(name, None)
+    return found
+
+
 def choose_gpu() -> None:
     """Makes "cuda" mean a GPU of this process's own under torchrun.
 
     Raises:
         ValueError: there are more processes on this machine than GPUs.
     """
-    local = os.environ.get("LOCAL_RANK", "0")
-    if rank_and_world_size()[1] == 1 or not torch.cuda.is_available():
+    local = os.environ.get("LOCAL_RANK")
+    if local is None or not torch.cuda.is_available():
         return
     count = torch.cuda.device_count()
     if not local.isdigit() or int(local) >= count:
