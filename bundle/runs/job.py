@@ -92,7 +92,10 @@ def start(device: torch.device | str = "cpu") -> None:
                 "one process"
             )
         try:
-            dist.init_process_group(backend, timeout=START)
+            store, rank, world_size = next(dist.rendezvous("env://", timeout=START))
+            # The agent of torchrun keeps what the processes before a restart wrote, such as where they were.
+            store = dist.PrefixStore(f"start_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+            dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=START)
         except (RuntimeError, ValueError, OSError) as error:
             place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
             raise ConnectionError(
@@ -218,7 +221,8 @@ def summed(tensor: torch.Tensor) -> torch.Tensor:
     if size() == 1:
         return tensor
     total = tensor.detach().clone()
-    dist.all_reduce(total, group=_steps)
+    with others_needed():
+        dist.all_reduce(total, group=_steps)
     return total
 
 
@@ -246,9 +250,11 @@ def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
         buckets[-1].append(gradient)
         values += gradient.numel()
     sums = [torch.cat([gradient.flatten() for gradient in bucket]) for bucket in buckets]
-    waits = [dist.all_reduce(total, group=_steps, async_op=True) for total in sums]
+    with others_needed():
+        waits = [dist.all_reduce(total, group=_steps, async_op=True) for total in sums]
     for bucket, total, wait in zip(buckets, sums, waits):
-        wait.wait()
+        with others_needed():
+            wait.wait()
         parts = total.split([gradient.numel() for gradient in bucket])
         torch._foreach_copy_(bucket, [part.view(gradient.shape) for part, gradient in zip(parts, bucket)])
 
