@@ -92,6 +92,7 @@ def main() -> None:
         fields = FieldRule(mpp=given.mpp, patch_size=given.patch_size)
         tiling = Tiling(*parts, fields, storage, RunContext(Path(folder, "run")), given.processes)
         tiling.check()
+        tiling.run_share()
         tiling.run()
         rows: dict[str, Rows] = defaultdict(list)
         with open(Path(folder, "run", "patches.csv"), newline="", encoding="utf-8") as table:

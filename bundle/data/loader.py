@@ -1,4 +1,7 @@
-"""Batches by step number: what step k sees depends on the seed and k alone, so a resumed run sees the same."""
+"""Batches by step number: what step k sees depends on the seed and k alone, so a resumed run sees the same.
+
+Each process of a job has its share of a step's batch.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from bundle.runs import job
 from bundle.runs.randomness import mix_seed
+from bundle.runs.shares import Part, share_of
 
 
 class Source(Protocol):
@@ -60,10 +65,13 @@ def read_images(source: Source) -> torch.Tensor:
 
 
 class StepSampler(Sampler):
-    """Yields the batch of (index, draw) keys of each step from `start` to `steps`.
+    """Yields this process's share of the batch of (index, draw) keys of each step from `start` to `steps`.
 
     Without source weights every item is drawn once before any is drawn again (a new permutation each round); with
     weights each place of a batch draws its source by weight and an item of it uniformly.
+
+    Attributes:
+        rows_before: a share has so many rows of the batch more, those in front of it (of the first, the last ones).
     """
 
     def __init__(self, dataset: ItemDataset, batch_size: int, steps: int, seed: int) -> None:
@@ -72,11 +80,25 @@ class StepSampler(Sampler):
         self.steps = steps
         self.seed = seed
         self.start = 0
+        self.rows_before = 0
 
     def __len__(self) -> int:
         return self.steps
 
+    @property
+    def part(self) -> Part:
+        """The rows of each batch that this process has."""
+        first, stop = share_of(self.batch_size, job.rank(), job.size())
+        return Part(first, stop - first, self.batch_size)
+
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        first, before = self.part.first, self.rows_before
+        places = [place % self.batch_size for place in range(first - before, first + self.part.count)]
+        for keys in self.whole_batches():
+            yield [keys[place] for place in places]
+
+    def whole_batches(self) -> Iterator[list[tuple[int, int]]]:
+        """The batches of all processes together."""
         weighted = self.dataset.source.weighted_items()
         rounds: dict[int, np.ndarray] = {}
         for step in range(self.start, self.steps):

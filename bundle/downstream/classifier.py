@@ -19,8 +19,10 @@ from bundle.downstream.augmented import AugmentedPatches
 from bundle.metrics.classification import summarise
 from bundle.metrics.held_out import held_out_report
 from bundle.models.artefacts import fingerprint
+from bundle.runs import job
 from bundle.runs.folder import RunFolder
 from bundle.runs.plots import save_confusion
+from bundle.runs.shares import one_for_all_rows
 from bundle.runs.tables import write_csv
 from bundle.training.classifier import ImageClassifierTrainer
 
@@ -98,6 +100,8 @@ class DownstreamTrainer(ImageClassifierTrainer):
         kinds = ((v2.MixUp, self.mixup_alpha), (v2.CutMix, self.cutmix_alpha))
         mixes = [kind(alpha=alpha, num_classes=len(self.labelled.classes)) for kind, alpha in kinds if alpha > 0]
         self.mix = v2.RandomChoice(mixes) if mixes else None
+        in_parts = job.size() > 1 or self.context.accumulate > 1
+        self.data_loader.step_sampler.rows_before = int(in_parts and self.mix is not None)
 
     def state_objects(self) -> dict[str, Any]:
         return {**super().state_objects(), "schedule": self.schedule}
@@ -115,7 +119,13 @@ class DownstreamTrainer(ImageClassifierTrainer):
 
     def train_loss(self, batch: dict[str, torch.Tensor], labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         images = batch["image"].to(self.state.device, non_blocking=True)
-        images, targets = (images, labels) if self.mix is None else self.mix(images, labels)
+        targets = labels
+        if self.mix is not None:
+            with one_for_all_rows():
+                images, targets = self.mix(images, labels)
+            # An image is mixed with the one before it, which of a part's first is the row in front.
+            before = self.data_loader.step_sampler.rows_before
+            images, targets = images[before:], targets[before:]
         logits = self.train_logits({"image": images}).float()
         return logits, cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
 

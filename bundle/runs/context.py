@@ -27,6 +27,10 @@ class RunContext:
         cache_dir: where index, resized pixels and latents are kept; None for `cache` in the run's folder.
         inference_batch_size: items at once where nothing is trained.
         num_workers: processes that load ahead; 0 suffices while patches or latents are cached.
+        accumulate: parts in which each process computes its share of a batch, one after the other; a batch, its losses
+            and its gradient stay what they are, and memory is that of one part.
+        activation_checkpointing: whether autoencoder and diffusion model compute their activations anew in the backward
+            pass instead of keeping them: less memory, about a third more time.
         mlflow_tracking_uri: see `bundle.runs.tracking.Tracking`; None for no MLflow.
         shared: whether the processes of one torchrun may write into the folder together.
 
@@ -45,6 +49,8 @@ class RunContext:
     cache_dir: str | Path | None = None
     inference_batch_size: int = 32
     num_workers: int = 0
+    accumulate: int = 1
+    activation_checkpointing: bool = False
     mlflow_tracking_uri: str | None = None
     shared: bool = False
     folder: RunFolder = dataclasses.field(init=False, repr=False)
@@ -52,7 +58,15 @@ class RunContext:
     def __post_init__(self) -> None:
         self.device = torch.device(self.device)
         autocast_dtype(self.precision, self.device)  # refuses an unknown precision
-        check_counts(checkpoint_interval=self.checkpoint_interval, inference_batch_size=self.inference_batch_size)
+        check_counts(
+            checkpoint_interval=self.checkpoint_interval,
+            inference_batch_size=self.inference_batch_size,
+            accumulate=self.accumulate,
+        )
+        if not isinstance(self.activation_checkpointing, bool):  # any text would count as true
+            raise ValueError(
+                f"--activation_checkpointing is {self.activation_checkpointing!r}; it must be True or False"
+            )
         self.cache_dir = Path(self.output_dir, "cache") if self.cache_dir is None else Path(self.cache_dir)
         self.folder = RunFolder(self.output_dir, self.shared)
 

@@ -13,6 +13,7 @@ from typing import Any
 from filelock import FileLock
 
 from bundle.runs.files import write_json
+from bundle.runs.job import is_first
 from bundle.runs.processes import lock_folder
 from bundle.runs.versions import installed
 from bundle.runs.workflow import executed_config
@@ -22,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 class RunFolder:
     """An output folder that one process at a time may write into.
+
+    Of the processes of one training it is the first; in the others the methods that write do nothing.
 
     Nothing is created before :meth:`open`.
 
@@ -50,15 +53,15 @@ class RunFolder:
         Raises:
             RuntimeError: another living process holds the folder.
         """
-        if self._lock is None:
+        if self._lock is None and is_first():
             self._lock = lock_folder(self.path, "output_dir", self.shared, self.place)
 
     def save_config(self) -> None:
         """Keeps the executed config as `config.json`, which MONAI can run again, and versions in `software.json`."""
         config = executed_config()
-        if config is not None:
+        if config is not None and is_first():
             write_json(self.path / "config.json", config)
-        write_json(self.path / "software.json", installed())
+            write_json(self.path / "software.json", installed())
 
     def close(self) -> None:
         """Gives the lock back."""
@@ -68,6 +71,8 @@ class RunFolder:
 
     def report(self, files: Sequence[str], next_command: str) -> None:
         """Says where the results are and what to run next."""
+        if not is_first():
+            return
         found = "\n".join(f"  {self.path / name}" for name in files if (self.path / name).is_file())
         logger.info(f"done. Results:\n{found}\nnext: {next_command}")
 
@@ -78,6 +83,8 @@ class RunFolder:
 
     def set_metrics(self, section: str, values: dict[str, Any], forget: Sequence[str] = ()) -> None:
         """Replaces one section of `metrics.json`, atomically, and drops those that were measured on its former self."""
+        if not is_first():
+            return
         metrics = {name: content for name, content in self.metrics().items() if name not in forget}
         metrics[section] = values
         if sys.argv[0].endswith("__main__.py"):  # else a program of the user's own called us

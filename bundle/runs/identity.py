@@ -16,7 +16,8 @@ from bundle.runs.workflow import is_plain, is_setting
 
 # Where and how fast things are computed, what is only looked at, and what has a fingerprint of its own.
 LEFT_OUT = {
-    "context", "device", "num_workers", "inference_batch_size", "cache_gigabytes", "max_epochs",
+    "context", "device", "accumulate", "activation_checkpointing",
+    "num_workers", "inference_batch_size", "cache_gigabytes", "max_epochs",
     "val_interval", "picture_interval", "num_inference_steps", "eta", "train_handlers", "evaluator", "_mode_",
     "maximum_unused", "folder", "labelled", "patches", "pretrained", "run",
 }  # fmt: skip

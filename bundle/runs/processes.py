@@ -6,6 +6,7 @@ import glob
 import os
 from pathlib import Path
 
+import torch
 from filelock import FileLock, Timeout
 
 from bundle.runs.files import TEMPORARY
@@ -28,6 +29,32 @@ def rank_and_world_size() -> tuple[int, int]:
             "WORLD_SIZE: unset both to run one process"
         )
     return rank, world_size
+
+
+def leave_torchrun() -> tuple[int, int]:
+    """What :func:`rank_and_world_size` says; from now on this process, and what it starts, is one by itself."""
+    found = rank_and_world_size()
+    for name in ("RANK", "WORLD_SIZE"):
+        os.environ.pop(name, None)
+    return found
+
+
+def choose_gpu() -> None:
+    """Makes "cuda" mean a GPU of this process's own under torchrun.
+
+    Raises:
+        ValueError: there are more processes on this machine than GPUs.
+    """
+    local = os.environ.get("LOCAL_RANK")
+    if local is None or not torch.cuda.is_available():
+        return
+    count = torch.cuda.device_count()
+    if not local.isdigit() or int(local) >= count:
+        raise ValueError(
+            f"LOCAL_RANK is {local} and this machine has {count} GPUs: give torchrun --nproc_per_node={count}, or "
+            "--device cpu and hide the GPUs by CUDA_VISIBLE_DEVICES= in front of torchrun"
+        )
+    torch.cuda.set_device(int(local))
 
 
 def lock_folder(path: Path, flag: str, shared: bool = False, place: tuple[int, int] | None = None) -> FileLock:

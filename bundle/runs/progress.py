@@ -7,6 +7,7 @@ from typing import Any
 from ignite.engine import Engine, Events
 from tqdm import tqdm
 
+from bundle.runs.job import is_first
 from bundle.runs.processes import rank_and_world_size
 from bundle.runs.tracking import losses
 
@@ -28,7 +29,13 @@ class Progress:
 
     def start(self, engine: Engine) -> None:
         stage = getattr(engine, "stage", "steps")
-        self.show(total=engine.state.epoch_length, initial=engine.state.iteration, desc=stage, unit="step")
+        self.show(
+            total=engine.state.epoch_length,
+            initial=engine.state.iteration,
+            desc=stage,
+            unit="step",
+            disable=not is_first(),
+        )
 
     def show(self, **bar: Any) -> None:
         self.bar = tqdm(dynamic_ncols=True, mininterval=1.0, **bar)

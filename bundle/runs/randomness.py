@@ -15,9 +15,9 @@ def mix_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
-def seed_step(seed: int, stage: int, step: int, rank: int = 0) -> None:
-    """Seeds torch's generators (CPU and every GPU) for one training step of one stage in one process."""
-    torch.manual_seed(mix_seed(seed, stage, step, rank))
+def seed_step(seed: int, stage: int, step: int) -> None:
+    """Seeds torch's generators (CPU and every GPU) for one training step of one stage, in every process alike."""
+    torch.manual_seed(mix_seed(seed, stage, step, 0))
 
 
 class ImageNoise:

@@ -11,9 +11,11 @@ import difflib
 import functools
 import json
 import logging
+import os
 import pydoc
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -21,6 +23,7 @@ from monai.bundle import ConfigParser
 
 from bundle.runs.chain import CONFIGS
 from bundle.runs.checks import COUNT, check_counts, check_value
+from bundle.runs.processes import choose_gpu
 from bundle.runs.versions import check_package, check_versions
 
 logger = logging.getLogger(__name__)
@@ -30,6 +33,7 @@ READ_BY_NAME = {
     "description", "imports", "bundle_root", "initialize", "run", "training", "inference", "finalize", "_meta_",
     "save_execute_config", "train", "validate", "network_def",
 }  # fmt: skip
+FIRST_SAYS = 3  # seconds
 Made = TypeVar("Made")
 REFERENCE = re.compile(r"@(?:::|#)*(\w+)(?:(?:::|#)(\w+))?")
 
@@ -61,11 +65,13 @@ def begin(config: str, demo: str | None = None) -> None:
 
     Raises:
         RuntimeError: MONAI or torch is too old.
+        ValueError: more processes of a torchrun than GPUs.
         ImportError: another copy or version of this bundle was imported.
         ValueError: see :func:`check_settings`.
     """
     explain_errors_of_the_command_line()
     check_versions()
+    choose_gpu()
     parser = running_parser()
     if parser is None:
         return
@@ -319,6 +325,10 @@ def explain_errors_of_the_command_line() -> None:
         sys.__excepthook__(kind, error, traceback)
         while isinstance(error, RuntimeError) and error.__cause__ is not None:
             error = error.__cause__
-        print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
+        rank = os.environ.get("RANK", "0")
+        of = "" if rank == "0" else f"process {rank}: "
+        print(f"\n{of}{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        if of:
+            time.sleep(FIRST_SAYS)  # torchrun ends all when one ends, and the first may have more to say
 
     sys.excepthook = explain

@@ -19,6 +19,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from bundle.data.slide_patches import COLUMNS, KIND, RECORD, TABLE, read_record
+from bundle.runs import job
 from bundle.runs.checks import check_counts
 from bundle.runs.context import RunContext
 from bundle.runs.files import write_atomically, write_json
@@ -73,6 +74,7 @@ class Tiling:
         self.storage = storage
         self.processes = processes
         self.folder = context.folder
+        self.speed: dict[str, float] = {}
         self.folder.place = slides.place if slides.place[1] > 1 else None
 
     def check(self) -> None:
@@ -97,12 +99,11 @@ class Tiling:
         )
         self._claim()
 
-    def run(self) -> None:
-        """Writes `patches.csv`, `tiling.json`, archives, pictures, and the section "tiling" of `metrics.json`.
+    def run_share(self) -> None:
+        """Writes archives and pictures of the slides that are this process's.
 
         Raises:
             OSError: the disk is full.
-            ValueError: no slide could be used.
             RuntimeError: the system ended a process.
         """
         self.folder.save_config()
@@ -121,10 +122,18 @@ class Tiling:
                 patches += record.get("patches", 0)
                 bar.update()
         seconds = time.monotonic() - started
+        if patches and job.size() == 1:  # of its own share a process can't say how fast all were
+            self.speed = {"seconds": round(seconds, 1), "patches_a_second": round(patches / seconds, 1)}
+
+    def run(self) -> None:
+        """Writes `patches.csv`, the contact sheet, and the section "tiling" of `metrics.json`, of all slides.
+
+        Raises:
+            OSError: the disk is full.
+            ValueError: no slide could be used.
+        """
         with FileLock(self.folder / ".merging"):  # shards may end at one time, and the last must see all
-            figures = self._merge()
-            if patches:
-                figures |= {"seconds": round(seconds, 1), "patches_a_second": round(patches / seconds, 1)}
+            figures = self._merge() | self.speed
             self.folder.set_metrics(self.stage, figures)
         self._report(figures)
 

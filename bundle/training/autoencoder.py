@@ -15,9 +15,12 @@ from monai.inferers import Inferer
 from bundle.data.hashes import HASHES_FILE, write_hashes
 from bundle.data.pictures import save_grid
 from bundle.models.artefacts import save_artefact
+from bundle.runs import job
+from bundle.runs.shares import Part, add_means
 from bundle.training.losses import AutoencoderLoss, hinge_discriminator_loss, patch_logits
 from bundle.training.schedules import warm_up_and_cool_down
-from bundle.training.stage import StageTrainer, to_numbers
+from bundle.training.shared_step import only
+from bundle.training.stage import StageTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +40,7 @@ class AutoencoderTrainer(StageTrainer):
     """
 
     stage = "autoencoder"
+    at_once = ("discriminator",)
 
     def __init__(
         self,
@@ -82,7 +86,8 @@ class AutoencoderTrainer(StageTrainer):
 
     def before_first_step(self) -> None:
         self.patches.require_batch(self.data_loader.items_per_batch)
-        self.save_training_input(self.folder / "pictures" / "training_input.png")
+        if job.is_first():
+            self.save_training_input(self.folder / "pictures" / "training_input.png")
 
     def attach_handlers(self) -> None:
         self.evaluator.add_event_handler(Events.COMPLETED, self._show_validation)
@@ -95,7 +100,9 @@ class AutoencoderTrainer(StageTrainer):
 
     def save_training_input(self, path: Path, images: int = 64) -> None:
         """Saves what the network will really see: the first transformed training patches."""
-        keys = [key for batch in itertools.islice(self.data_loader.step_sampler, images) for key in batch]
+        keys = [
+            key for batch in itertools.islice(self.data_loader.step_sampler.whole_batches(), images) for key in batch
+        ]
         save_grid(path, torch.stack([torch.as_tensor(self.data_loader.dataset[key]["image"]) for key in keys[:images]]))
         logger.info(f"what the network sees is in {path}")
 
@@ -104,27 +111,65 @@ class AutoencoderTrainer(StageTrainer):
         adversarial = self.loss.adversarial(self.state.iteration)
         self.autoencoder.train()
         self.discriminator.train()
-        with self.autocast():
-            reconstruction, mean, std = self.inferer(images, self.autoencoder)
         self.autoencoder_optimizer.zero_grad(set_to_none=True)
-        terms = self.loss.backward(
-            images,
-            reconstruction.float(),
-            mean,
-            std,
-            last_layer(self.autoencoder),
-            self.discriminator if adversarial else None,
-        )
+        parts = self.parts({"image": images})
+        if adversarial and len(parts) > 1:
+            terms, reconstruction = self.backward_twice(images, parts)
+        else:
+            terms, reconstruction = self.backward(parts, self.discriminator if adversarial else None)
+        job.sum_gradients(self.autoencoder.parameters())
         self.autoencoder_optimizer.step()
         self.scheduler.step()
         if adversarial:
             terms["discriminator"] = update_discriminator(
-                self.discriminator, self.discriminator_optimizer, images, reconstruction.detach().float()
+                self.discriminator, self.discriminator_optimizer, images, reconstruction, self.rows.weight
             )
-        return to_numbers(terms)
+        return self.numbers(terms)
+
+    def forward(self, part: Part, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Reconstructions of a part, fp32, and the mean and standard deviation of the posterior."""
+        with self.drawing(part), self.autocast():
+            reconstruction, mean, std = self.inferer(images, self.autoencoder)
+        return reconstruction.float(), mean, std
+
+    def backward(
+        self, parts: list[tuple[Part, dict[str, torch.Tensor]]], discriminator: torch.nn.Module | None
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """Passes each part through all networks and back; the terms, and the last part's reconstruction, detached."""
+        terms: dict[str, torch.Tensor] = {}
+        for part, rows in parts:
+            reconstruction, mean, std = self.forward(part, rows["image"])
+            added = self.loss.backward(
+                rows["image"], reconstruction, mean, std, last_layer(self.autoencoder), discriminator, part
+            )
+            terms = add_means(terms, added, part.count / self.rows.count)
+        return terms, reconstruction.detach()
+
+    def backward_twice(
+        self, images: torch.Tensor, parts: list[tuple[Part, dict[str, torch.Tensor]]]
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """The same where the adversarial weight asks for gradients of all parts before any can be passed backward.
+
+        All parts go forward once, keeping what the last layer needs; then each goes forward again, and back.
+        """
+        last = last_layer(self.autoencoder)
+        with only(self.autoencoder, last):
+            reconstruction = torch.cat([self.forward(part, rows["image"])[0] for part, rows in parts])
+        terms, gradient = self.loss.gradient(
+            images, reconstruction, last, self.discriminator, [part for part, _ in parts]
+        )
+        kl: dict[str, torch.Tensor] = {}
+        for (part, rows), gradient_here in zip(parts, gradient.split([part.count for part, _ in parts])):
+            made = self.forward(part, rows["image"])
+            kl_here = self.loss.backward_posterior(*made, gradient_here, part)
+            kl = add_means(kl, {"kl": kl_here}, part.count / self.rows.count)
+        terms |= kl
+        return {"loss": self.loss.total(terms), **terms}, reconstruction.detach()
+
+    def measure_together(self) -> None:
+        self.evaluator.run()
 
     def finish(self) -> None:
-        self.evaluator.run()
         measured = {name: float(value) for name, value in self.evaluator.state.metrics.items()}
         network = self.loss.perceptual.name
         self.folder.set_metrics(
@@ -156,12 +201,20 @@ class AutoencoderTrainer(StageTrainer):
 
 
 def update_discriminator(
-    discriminator: torch.nn.Module, optimizer: torch.optim.Optimizer, images: torch.Tensor, reconstruction: torch.Tensor
+    discriminator: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: torch.Tensor,
+    reconstruction: torch.Tensor,
+    weight: float = 1.0,
 ) -> torch.Tensor:
-    """One hinge step of the discriminator on a batch and its reconstruction; returns the loss."""
+    """One hinge step of the discriminator on images and their reconstructions; returns the loss.
+
+    Where these are the rows of one process, their mean counts `weight` in that of the batch.
+    """
     optimizer.zero_grad(set_to_none=True)
     loss = hinge_discriminator_loss(patch_logits(discriminator, images), patch_logits(discriminator, reconstruction))
-    loss.backward()
+    (weight * loss).backward()
+    job.sum_gradients(discriminator.parameters())
     optimizer.step()
     return loss.detach()
 

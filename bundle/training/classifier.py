@@ -22,8 +22,9 @@ from bundle.metrics.classification import predict, summarise
 from bundle.models.artefacts import build, build_alike, load_artefact, save_artefact
 from bundle.models.ema import ExponentialMovingAverage
 from bundle.models.pretrained import PretrainedModels
+from bundle.runs import job
 from bundle.training.best import BestWeights
-from bundle.training.stage import StageTrainer, to_numbers
+from bundle.training.stage import StageTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -142,7 +143,8 @@ class ClassifierTrainer(StageTrainer):
 
     def validate(self) -> None:
         """Measures the averaged weights; ends the training where they have stopped getting better."""
-        loss = self.validation_loss(self.averaged_network())
+        # One process says it for all: a last digit may decide whether they go on.
+        loss = job.agreed(job.by_first(lambda: self.validation_loss(self.averaged_network())))
         self.best.update(loss, self.state.iteration, self.ema.weights)
         if self.state.output:
             self.state.output[0]["validation_loss"] = loss  # for the handlers, which come after
@@ -153,14 +155,20 @@ class ClassifierTrainer(StageTrainer):
             self.terminate()
 
     def _iteration(self, engine: Any, batchdata: dict[str, torch.Tensor]) -> dict[str, float]:
-        labels = batchdata["label"].to(self.state.device, non_blocking=True)
         self.network.train()
-        logits, loss = self.train_loss(batchdata, labels)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        terms = self.accumulate(batchdata, self.backward)
+        job.sum_gradients(self.network.parameters())
         self.optimizer.step()
         self.ema.update(self.network.state_dict())
-        return to_numbers({"loss": loss, "accuracy": (logits.argmax(1) == labels).float().mean()})
+        return self.numbers(terms)
+
+    def backward(self, batch: dict[str, torch.Tensor], weight: float) -> dict[str, torch.Tensor]:
+        """Loss and accuracy of some rows, after the loss's gradient times `weight` was passed backward."""
+        labels = batch["label"].to(self.state.device, non_blocking=True)
+        logits, loss = self.train_loss(batch, labels)
+        (weight * loss).backward()
+        return {"loss": loss, "accuracy": (logits.argmax(1) == labels[-len(logits) :]).float().mean()}
 
     def averaged_network(self, weights: dict[str, torch.Tensor] | None = None) -> torch.nn.Module:
         """A copy with the averaged weights, or those given, in evaluation mode and frozen."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -14,13 +15,16 @@ from bundle.data.pictures import save_grid
 from bundle.data.transforms import scale_patch
 from bundle.models.artefacts import fingerprint, read_artefact, save_artefact
 from bundle.models.pretrained import PretrainedModels
+from bundle.runs import job
+from bundle.runs.shares import Part
 from bundle.training.autoencoder import ReconstructionInferer, last_layer, update_discriminator
 from bundle.training.classifier import load_classifier
 from bundle.training.judge import Judge
 from bundle.training.latents import LatentCache, draw_latents
 from bundle.training.losses import DecoderLoss
 from bundle.training.schedules import warm_up_and_cool_down
-from bundle.training.stage import StageTrainer, to_numbers
+from bundle.training.shared_step import only
+from bundle.training.stage import StageTrainer
 
 TRAINED = ("decoder.", "post_quant_conv.")  # all that Eq. 5 changes of an AutoencoderKL
 MEASURED_IMAGES = 512
@@ -64,6 +68,7 @@ class DecoderTrainer(StageTrainer):
 
     stage = "decoder"
     pictures = ("reconstructions.png",)
+    at_once = ("discriminator",)
 
     def __init__(
         self,
@@ -164,28 +169,46 @@ class DecoderTrainer(StageTrainer):
 
     def _iteration(self, engine: Any, batchdata: dict[str, torch.Tensor]) -> dict[str, float]:
         batch = {name: tensor.to(self.state.device, non_blocking=True) for name, tensor in batchdata.items()}
-        latents = draw_latents(batch, self.state.device)
         if self.discriminator is not None:
             self.discriminator.train()
-        with self.autocast():
-            reconstruction = self.autoencoder.decode(latents)
         self.optimizer.zero_grad(set_to_none=True)
-        terms = self.loss.backward(
+        parts, last = self.parts(batch), last_layer(self.autoencoder)
+        # The weights between the losses ask for gradients of all parts before any can be passed backward: several
+        # parts go forward once, keeping what the last layer needs, and then each again, and back.
+        with only(self.autoencoder, last) if len(parts) > 1 else contextlib.nullcontext():
+            made = [self.decode(part, rows) for part, rows in parts]
+            reconstruction = torch.cat(made) if len(parts) > 1 else made[0]
+        terms, gradient = self.loss.gradient(
             batch["image"],
-            reconstruction.float(),
+            reconstruction,
             batch["label"],
             self.classifier,
-            last_layer(self.autoencoder),
+            last,
             self.discriminator,
+            [part for part, _ in parts],
         )
+        for (part, rows), rows_gradient in zip(parts, gradient.split([part.count for part, _ in parts])):
+            torch.autograd.backward(self.decode(part, rows) if len(parts) > 1 else reconstruction, rows_gradient)
+        job.sum_gradients(self.trained.values())
         self.optimizer.step()
         self.scheduler.step()
         if self.discriminator is not None:
             terms["discriminator"] = update_discriminator(
-                self.discriminator, self.discriminator_optimizer, batch["image"], reconstruction.detach().float()
+                self.discriminator,
+                self.discriminator_optimizer,
+                batch["image"],
+                reconstruction.detach(),
+                self.rows.weight,
             )
             self.discriminator_scheduler.step()
-        return to_numbers(terms)
+        return self.numbers(terms)
+
+    def decode(self, part: Part, rows: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Reconstructions of a part from new latents of its images, fp32."""
+        with self.drawing(part):
+            latents = draw_latents(rows, self.state.device)
+            with self.autocast():
+                return self.autoencoder.decode(latents).float()
 
     def finish(self) -> None:
         after = self.frozen_fingerprint()

@@ -16,6 +16,7 @@ from bundle.diffusion.sampling import LatentModels, Sampling, sample_images
 from bundle.diffusion.schedule import NoiseSchedule
 from bundle.models.artefacts import ARTEFACT_HEAD, build_alike, load_artefact, require_same, save_artefact
 from bundle.models.ema import ExponentialMovingAverage
+from bundle.runs import job
 from bundle.runs.randomness import ImageNoise
 from bundle.training.latents import LatentCache, draw_latents
 from bundle.training.schedules import warm_up_and_cool_down
@@ -102,20 +103,26 @@ class LatentDiffusionTrainer(StageTrainer):
         return noisy, timesteps, self.schedule.target(latents, noise, timesteps)
 
     def _iteration(self, engine: Any, batchdata: dict[str, torch.Tensor]) -> dict[str, float]:
-        noisy, timesteps, target = self.draw(batchdata)
         self.diffusion.train()
-        with self.autocast():
-            prediction = self.inferer(noisy, self.diffusion, timesteps)
-        losses = LOSS_TYPES[self.loss_type](prediction.float(), target, reduction="none").flatten(1).mean(1)
-        loss = (losses * self.schedule.loss_weight(timesteps, self.min_snr_gamma)).mean()
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        terms = self.accumulate(batchdata, self.backward)
+        job.sum_gradients(self.diffusion.parameters())
         if self.maximum_gradient_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.diffusion.parameters(), self.maximum_gradient_norm)
         self.optimizer.step()
         self.scheduler.step()
         self.ema.update(self.present_weights())
-        return {"loss": loss.item()}
+        return self.numbers(terms)
+
+    def backward(self, batch: dict[str, torch.Tensor], weight: float) -> dict[str, torch.Tensor]:
+        """The loss of some rows, after its gradient times `weight` was passed backward."""
+        noisy, timesteps, target = self.draw(batch)
+        with self.autocast():
+            prediction = self.inferer(noisy, self.diffusion, timesteps)
+        losses = LOSS_TYPES[self.loss_type](prediction.float(), target, reduction="none").flatten(1).mean(1)
+        loss = (losses * self.schedule.loss_weight(timesteps, self.min_snr_gamma)).mean()
+        (weight * loss).backward()
+        return {"loss": loss}
 
     def present_weights(self) -> dict[str, torch.Tensor]:
         """The network's weights under the names that the artefact has."""

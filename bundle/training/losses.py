@@ -4,14 +4,21 @@ L = L_reconstruction + L_adversarial + L_KL as latent diffusion has it (Rombach 
 CompVis, ldm/modules/losses/contperceptual.py). There the reconstruction is a *sum* over an image's values and the KL
 term a sum over its latents. Here everything is divided by the number of values of an image, so that reconstruction
 is a mean; dividing the KL term by the same number keeps the published weight, 1e-6, meaning what it meant.
+
+Where several processes share a batch, terms are means over the rows of this process. Gradients are those of the mean
+over the whole batch, as far as these rows have a part in it; summed over processes they are the whole.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as functional
 
 from bundle.models.perceptual import PerceptualDistance
+from bundle.runs.job import summed
+from bundle.runs.shares import Part, add_means
 
 
 def kl_divergence(mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
@@ -90,6 +97,7 @@ class AutoencoderLoss:
         std: torch.Tensor,
         last_layer: torch.Tensor,
         discriminator: torch.nn.Module | None,
+        part: Part | None = None,
     ) -> dict[str, torch.Tensor]:
         """Accumulates d L / d weights of the autoencoder and returns the terms, detached scalars.
 
@@ -99,11 +107,20 @@ class AutoencoderLoss:
             mean, std: posterior [B, C, h, w], with their graph.
             last_layer: weight of the decoder's last convolution.
             discriminator: the patch discriminator, or None while the adversarial term is off.
+            part: the rows of the batch that these are; None for all.
         """
-        terms, gradient = self.gradient(images, reconstruction, last_layer, discriminator)
-        terms["kl"] = self.scaled_kl(mean, std, images[0].numel())
-        torch.autograd.backward([reconstruction, terms["kl"]], [gradient.to(reconstruction.dtype), None])
+        part = part or whole(images)
+        terms, gradient = self.gradient(images, reconstruction, last_layer, discriminator, [part])
+        terms["kl"] = self.backward_posterior(reconstruction, mean, std, gradient, part)
         return {name: term.detach() for name, term in {"loss": self.total(terms), **terms}.items()}
+
+    def backward_posterior(
+        self, reconstruction: torch.Tensor, mean: torch.Tensor, std: torch.Tensor, gradient: torch.Tensor, part: Part
+    ) -> torch.Tensor:
+        """Passes the gradient at a reconstruction, and that of the KL term, through the autoencoder; the KL term."""
+        kl = self.scaled_kl(mean, std, reconstruction[0].numel())
+        torch.autograd.backward([reconstruction, part.weight * kl], [gradient.to(reconstruction.dtype), None])
+        return kl.detach()
 
     def gradient(
         self,
@@ -111,22 +128,31 @@ class AutoencoderLoss:
         reconstruction: torch.Tensor,
         last_layer: torch.Tensor,
         discriminator: torch.nn.Module | None,
+        parts: Sequence[Part],
     ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """The reconstruction and adversarial terms, and their weighted gradient with regard to the reconstruction.
 
         The adaptive weight needs the gradients of both terms at the decoder's last layer. Each loss is differentiated
         only as far as the reconstruction; those gradients go through the last layer for the two norms and, combined,
         once through the whole autoencoder. So the perceptual network and the discriminator are passed backward once,
-        not twice. Arguments as of :meth:`backward`.
+        not twice. Arguments as of :meth:`backward`, but for
+
+        parts: of these rows, those that go through the perceptual network at once. The discriminator has all at once,
+            for its batch norm, and is small.
         """
-        seen = reconstruction.detach().float().requires_grad_(True)
-        terms = self.reconstruction(images, seen)
-        gradient = torch.autograd.grad(self.total_reconstruction(terms), seen)[0]
+
+        def terms_and_loss(images: torch.Tensor, seen: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+            terms = self.reconstruction(images, seen)
+            return terms, self.total_reconstruction(terms)
+
+        terms, gradient = gradient_in_parts(terms_and_loss, parts, images, reconstruction)
         if discriminator is not None:
+            seen = reconstruction.detach().float().requires_grad_(True)
             discriminator.requires_grad_(False)
             generator_loss = -patch_logits(discriminator, seen).mean()
             discriminator.requires_grad_(True)
-            adversarial_gradient = torch.autograd.grad(generator_loss, seen)[0]
+            weight_of_rows = sum(part.weight for part in parts)
+            adversarial_gradient = torch.autograd.grad(weight_of_rows * generator_loss, seen)[0]
             weight = self.adversarial_weight * adaptive_weight(
                 reconstruction, last_layer, gradient, adversarial_gradient, images[0].numel()
             )
@@ -169,6 +195,7 @@ class DecoderLoss:
         classifier: torch.nn.Module,
         last_layer: torch.Tensor,
         discriminator: torch.nn.Module | None,
+        parts: Sequence[Part] = (),
     ) -> dict[str, torch.Tensor]:
         """Accumulates d L / d weights of the decoder and returns the terms, detached scalars.
 
@@ -176,20 +203,75 @@ class DecoderLoss:
             images, reconstruction, last_layer, discriminator: as of :meth:`AutoencoderLoss.backward`.
             labels: y, int64 [B].
             classifier: phi_img, frozen and in evaluation mode: images [B, 3, H, W] in [-1, 1] -> logits [B, classes].
+            parts: as of :meth:`AutoencoderLoss.gradient`; none for all rows of the batch at once.
         """
-        terms, gradient = self.reconstruction.gradient(images, reconstruction, last_layer, discriminator)
+        terms, gradient = self.gradient(
+            images, reconstruction, labels, classifier, last_layer, discriminator, parts or [whole(images)]
+        )
+        torch.autograd.backward(reconstruction, gradient.to(reconstruction.dtype))
+        return terms
+
+    def gradient(
+        self,
+        images: torch.Tensor,
+        reconstruction: torch.Tensor,
+        labels: torch.Tensor,
+        classifier: torch.nn.Module,
+        last_layer: torch.Tensor,
+        discriminator: torch.nn.Module | None,
+        parts: Sequence[Part],
+    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """The terms, detached, and their gradient with regard to the reconstruction; see :meth:`backward`."""
+
+        def terms_and_loss(labels: torch.Tensor, seen: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+            loss = functional.cross_entropy(classifier(seen).float(), labels)
+            return {"ce": loss}, loss
+
+        terms, gradient = self.reconstruction.gradient(images, reconstruction, last_layer, discriminator, parts)
         loss = self.reconstruction.total(terms)
         if self.ce_weight > 0:
-            seen = reconstruction.detach().float().requires_grad_(True)
-            terms["ce"] = functional.cross_entropy(classifier(seen).float(), labels)
-            ce_gradient = torch.autograd.grad(terms["ce"], seen)[0]
+            ce_terms, ce_gradient = gradient_in_parts(terms_and_loss, parts, labels, reconstruction)
+            terms |= ce_terms
             ratio = gradient_ratio(reconstruction, last_layer, ce_gradient, gradient)
             weight = self.ce_weight / ratio.clamp(min=1e-4) if self.balance == "adaptive" else self.ce_weight
             terms["ce_ratio"] = weight * ratio
             gradient = gradient + weight * ce_gradient
             loss = loss + weight * terms["ce"]
-        torch.autograd.backward(reconstruction, gradient.to(reconstruction.dtype))
-        return {name: term.detach() for name, term in {"loss": loss, **terms}.items()}
+        return {name: term.detach() for name, term in {"loss": loss, **terms}.items()}, gradient
+
+
+def whole(images: torch.Tensor) -> Part:
+    """All rows of a batch."""
+    return Part(0, len(images), len(images))
+
+
+def gradient_in_parts(
+    terms_and_loss: Callable[..., tuple[dict[str, torch.Tensor], torch.Tensor]],
+    parts: Sequence[Part],
+    given: torch.Tensor,
+    reconstruction: torch.Tensor,
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Terms of a loss of reconstructions, means over all rows, and its gradient there, each part of the rows by itself.
+
+    Args:
+        terms_and_loss: (rows of `given`, rows of reconstructions) -> terms and the loss, means over rows.
+        parts: which rows of the batch these are, in order.
+        given: [B, ...], what belongs to each reconstruction.
+        reconstruction: [B, 3, H, W].
+
+    Returns:
+        the terms, and the part that these rows have in the gradient of the mean over the whole batch, [B, 3, H, W].
+    """
+    counts = [part.count for part in parts]
+    seen = reconstruction.detach().float()
+    total: dict[str, torch.Tensor] = {}
+    gradients = []
+    for part, rows, made in zip(parts, given.split(counts), seen.split(counts)):
+        made = made.requires_grad_(True)
+        terms, loss = terms_and_loss(rows, made)
+        gradients.append(torch.autograd.grad(part.weight * loss, made)[0])
+        total = add_means(total, terms, part.count / len(seen))
+    return total, torch.cat(gradients)
 
 
 def adaptive_weight(
@@ -212,10 +294,13 @@ def adaptive_weight(
 def gradient_ratio(
     reconstruction: torch.Tensor, last_layer: torch.Tensor, above: torch.Tensor, below: torch.Tensor
 ) -> torch.Tensor:
-    """||d above|| / (||d below|| + 1e-4) at the last layer, of two gradients with regard to the reconstruction."""
+    """||d above|| / (||d below|| + 1e-4) at the last layer, of two gradients with regard to the reconstruction.
+
+    The norms are those of the whole batch, whose gradient is the sum over processes.
+    """
     norms = [
-        torch.autograd.grad(reconstruction, last_layer, part.to(reconstruction.dtype), retain_graph=True)[0]
-        for part in (above, below)
+        summed(torch.autograd.grad(reconstruction, last_layer, side.to(reconstruction.dtype), retain_graph=True)[0])
+        for side in (above, below)
     ]
     return (norms[0].float().norm() / (norms[1].float().norm() + 1e-4)).detach()
 

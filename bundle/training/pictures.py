@@ -8,6 +8,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from bundle.data.pictures import save_grid
+from bundle.runs.job import is_first
 
 
 class ReconstructionPictures:
@@ -33,6 +34,8 @@ class ReconstructionPictures:
 
     @torch.no_grad()
     def __call__(self, engine: Engine) -> None:
+        if not is_first():
+            return
         batches, count = [], 0
         for batch in self.loader:
             batches.append(batch["image"])
@@ -62,4 +65,5 @@ class SamplePictures:
         engine.add_event_handler(Events.ITERATION_COMPLETED(every=self.interval), self)
 
     def __call__(self, engine: Engine) -> None:
-        engine.save_samples(engine.folder / "pictures" / f"samples_{engine.state.iteration:06d}.png")
+        if is_first():
+            engine.save_samples(engine.folder / "pictures" / f"samples_{engine.state.iteration:06d}.png")

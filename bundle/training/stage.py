@@ -17,18 +17,21 @@ from monai.inferers import Inferer, SimpleInferer
 
 from bundle.data.loader import ItemDataset, StepDataLoader
 from bundle.models.artefacts import read_artefact
+from bundle.runs import job
 from bundle.runs.context import RunContext
 from bundle.runs.identity import stage_settings
+from bundle.runs.leaving import Leaving, leaving_in_order
 from bundle.runs.progress import Progress
 from bundle.runs.randomness import seed_step
 from bundle.runs.tensors import all_finite, save_tensors
 from bundle.runs.tracking import StageEvents, Tracking, losses, new_figures
 from bundle.runs.workflow import running_parser
+from bundle.training.shared_step import SharedSteps
 
 logger = logging.getLogger(__name__)
 
 
-class StageTrainer(Trainer):
+class StageTrainer(SharedSteps, Trainer):
     """A MONAI/Ignite trainer that runs a number of steps, survives being killed, and writes one artefact.
 
     A subclass names its stage and says what a step does (`_iteration`), what a checkpoint holds (`state_objects`), what
@@ -36,7 +39,10 @@ class StageTrainer(Trainer):
     `max_epochs` is 1 and handlers count iterations.
 
     Order at each step's end: losses are checked to be finite, then the user's handlers run, then the checkpoint is
-    written; a run with a broken loss never touches its checkpoint.
+    written; a run with a broken loss never touches its checkpoint. Then whoever was asked to leave leaves.
+
+    Under torchrun all processes run it. They take the steps together (`SharedSteps`); what else writes or takes long is
+    the first one's, and the others wait.
 
     Args:
         context: what the stages of the run share.
@@ -85,6 +91,7 @@ class StageTrainer(Trainer):
         self.inferer = inferer or SimpleInferer()
         self.parser = running_parser()
         self.autocast_dtype = context.dtype
+        self.leaving = Leaving()
         self.seconds = 0.0  # of earlier runs of this stage
         self.started = 0.0
         self.checkpoint_interval = context.checkpoint_interval
@@ -118,8 +125,11 @@ class StageTrainer(Trainer):
         """Whether the stage ended before its last step because more would not have helped."""
         return False
 
+    def measure_together(self) -> None:
+        """Measurements at the end for which MONAI's metrics gather what all processes have."""
+
     def finish(self) -> None:
-        """Writes the stage's metrics and pictures and, last, its artefact."""
+        """Writes the stage's metrics and pictures and, last, its artefact; in the first process alone."""
         raise NotImplementedError
 
     # What they share.
@@ -148,32 +158,42 @@ class StageTrainer(Trainer):
 
     def run(self) -> None:
         """Runs the stage from its checkpoint, or from the start; does nothing where it has already ended."""
-        self.folder.open()
+        job.together(self.folder.open)
+        job.require_seen(self.folder.path)
         self.started = time.monotonic()
         before = self.folder.metrics()
-        self.check()
-        self.prepare()
-        done = self.state.iteration = self.load_checkpoint()
+        job.first_goes_first(self.check)
+        job.first_goes_first(self.prepare)
+        done = self.state.iteration = job.together(self.load_checkpoint)
         if self.stopped_early():
             done = self.steps
-        if self.finished(done):
+        if job.together(lambda: self.finished(done)):
             logger.info(f"{self.stage}: finished before; kept {self.artefact_path}")
             return
         self.attach_handlers()
         if done < self.steps:
+            self.require_divisible()
             self.folder.save_config()
-            self.before_first_step()
+            job.first_goes_first(self.before_first_step)
+            self.fit_networks()
             logger.info(
                 f"{self.stage}: {f'continuing after step {done} of' if done else 'training for'} {self.steps} steps on "
                 f"{self.state.device} in {str(self.autocast_dtype).removeprefix('torch.')}"
             )
             self.data_loader.start = done
-            super().run()
+            self.take_steps()
             if self.state.iteration % self.checkpoint_interval:
                 self.save_checkpoint()
-        self.finish()
+        self.measure_together()
+        job.by_first(self.finish)
         self.state.metrics = new_figures(before, self.folder.metrics())
         self.fire_event(StageEvents.FINISHED)
+
+    def take_steps(self) -> None:
+        """All steps that are left, unless a signal asks to leave."""
+        with leaving_in_order() as self.leaving, self.explaining_memory():
+            self.leaving.stepping = True
+            super().run()
 
     def finished(self, done: int) -> bool:
         """Whether nothing is left to do. The artefact is written last, after metrics and pictures.
@@ -203,9 +223,10 @@ class StageTrainer(Trainer):
             (handler() if isinstance(handler, functools.partial) else handler).attach(self)
         self.handlers = []
         self.add_event_handler(Events.ITERATION_COMPLETED(every=self.checkpoint_interval), self.save_checkpoint)
+        self.add_event_handler(Events.ITERATION_COMPLETED, self.leave_if_asked)
 
     def _seed(self) -> None:
-        seed_step(self.seed, zlib.crc32(self.stage.encode()), self.state.iteration, self.state.rank)
+        seed_step(self.seed, zlib.crc32(self.stage.encode()), self.state.iteration)
 
     def _require_finite(self) -> None:
         broken = {name: value for name, value in losses(self.state.output).items() if not math.isfinite(value)}
@@ -247,7 +268,7 @@ class StageTrainer(Trainer):
                 )
 
     def save_checkpoint(self) -> None:
-        """Saves all a resumed run needs, atomically.
+        """Saves all a resumed run needs, atomically; every process has the same, and the first one writes it.
 
         Raises:
             FloatingPointError: a weight or an optimiser's moment is not finite, as after a broken gradient; nothing is
@@ -265,7 +286,8 @@ class StageTrainer(Trainer):
             "identity": self.whole_identity(),
             "state": state,
         }
-        save_tensors(self.checkpoint_path, content)
+        if job.is_first():
+            save_tensors(self.checkpoint_path, content)
 
     def load_checkpoint(self) -> int:
         """Restores the last checkpoint.
@@ -287,11 +309,6 @@ class StageTrainer(Trainer):
         return content["step"]
 
 
-def to_numbers(terms: dict[str, torch.Tensor]) -> dict[str, float]:
-    """Scalars of a step as numbers, by one transfer to the host for all of them."""
-    return dict(zip(terms, torch.stack([term.detach().float() for term in terms.values()]).tolist()))
-
-
 def run_stages(stages: Sequence[StageTrainer | None], next_command: str) -> None:
     """Runs the stages one after the other, then says where the results of the last are and what to run next.
 
@@ -302,12 +319,14 @@ def run_stages(stages: Sequence[StageTrainer | None], next_command: str) -> None
     if not present:
         raise ValueError("nothing to run: a setting switches this part off, such as --diffusion_method none")
     folder = present[-1].folder
+    job.start(present[-1].context.device)
     try:
-        folder.open()
-        for stage in present:
-            stage.check()
-        for stage in present:
-            stage.run()
+        with leaving_in_order():
+            job.together(folder.open)
+            for stage in present:
+                job.first_goes_first(stage.check)
+            for stage in present:
+                stage.run()
     finally:
         for opened in (stage.folder for stage in present):  # some stages have one of their own
             opened.close()

@@ -64,6 +64,10 @@ def overlay_page(folder: Path) -> str:
     configs = settings.configs(folder)
     lines = ["# Overlays and presets", "", "Files of settings that are laid over a config, or that a config reads.", ""]
     for name, content in settings.overlays(folder).items():
+        if any(key.startswith("+") for key in content):  # added to whatever a config has
+            keys = ", ".join(f"`{key.lstrip('+')}`" for key in content)
+            lines += [f"## configs/{name}", "", f"For every config that trains. It adds to {keys}.", ""]
+            continue
         over = fitting(content, configs)
         lines += [f"## configs/{name}", "", f"Values for `configs/{over}`.", ""]
         defaults = settings.Defaults(folder / over)

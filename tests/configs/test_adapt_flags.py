@@ -117,6 +117,8 @@ FLAGS = [
     ("judge_share", 0.5, lambda w: w("labelled").drawing.judge_share == 0.5),
     ("generated_per_class", 12, lambda w: w("labelled").generated_per_class == 12),
     ("generated_slide", 9, lambda w: w("labelled").generated_slide == 9),
+    ("accumulate", 2, lambda w: w("context").accumulate == 2),
+    ("activation_checkpointing", True, lambda w: w("context").activation_checkpointing),
     ("num_workers", 2, lambda w: all_are((trainer.data_loader.num_workers for trainer in trainers(w)), 2)),
     ("density_probability", 0.5, lambda w: all_are((stain.prob for stain in stains(w)), 0.5)),
     ("density_scale", 0.15, lambda w: all_are((stain.scale for stain in [*stains(w), w("latents").stain]), 0.15)),

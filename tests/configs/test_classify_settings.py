@@ -67,6 +67,7 @@ FLAGS = [
     ("cache_gigabytes", 1, lambda w: w("labelled").store_arguments.get("cache_gigabytes") == 1),
     ("generated_per_class", 12, lambda w: w("labelled").generated_per_class == 12),
     ("generated_slide", 9, lambda w: w("labelled").generated_slide == 9),
+    ("accumulate", 2, lambda w: trainer(w).context.accumulate == 2),
     ("num_workers", 2, lambda w: trainer(w).data_loader.num_workers == 2),
     ("selection_file", "s.csv", lambda w: str(trainer(w).augmented.selection_file) == "s.csv"),
     ("ratio", 200, lambda w: w("augmented").ratio == 200),

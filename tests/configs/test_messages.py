@@ -18,7 +18,7 @@ CONFIGS = [
     for path in (ROOT / "configs").glob("*.json")
     if path.name != "metadata.json"
 ]
-OTHERS = {"flag", "check"}  # any one, and that of sha256sum
+OTHERS = {"flag", "check", "tile", "pyramid", "compression", "xres", "yres"}  # any one, of sha256sum, and of vips
 TAKEN = OF_MONAI.union(OTHERS, *(by_name(config.get()) for config in CONFIGS))
 OF_SCRIPTS = set(re.findall(r"\"--(\w+)\"", "".join(path.read_text() for path in (ROOT / "scripts").glob("*.py"))))
 

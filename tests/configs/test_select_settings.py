@@ -74,6 +74,7 @@ FLAGS = [
     ("generated_per_class", 12, lambda w: w("labelled").generated_per_class == 12),
     ("generated_slide", 9, lambda w: w("labelled").generated_slide == 9),
     ("split_seed", 3, lambda w: w("labelled").drawing.seed == 3),
+    ("accumulate", 2, lambda w: all_are((trainer.context.accumulate for trainer in scorers(w)), 2)),
     ("num_workers", 2, lambda w: all_are((trainer.data_loader.num_workers for trainer in scorers(w)), 2)),
     ("ratios", [10, 30], lambda w: w("selector").ratios == [10, 30]),
     ("balanced", True, lambda w: w("selector").balanced is True),

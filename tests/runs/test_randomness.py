@@ -19,10 +19,9 @@ def test_an_images_noise_does_not_depend_on_its_batch():
     assert abs(ImageNoise(list(range(64)))((64, 3, 8, 8)).std().item() - 1) < 0.05
 
 
-def test_each_step_and_each_process_draws_anew():
+def test_each_step_draws_anew():
     draws = []
-    for step, rank in [(1, 0), (2, 0), (1, 1), (1, 0)]:
-        seed_step(0, 1, step, rank)
+    for step in (1, 2, 1):
+        seed_step(0, 1, step)
         draws.append(torch.randn(4))
-    assert torch.equal(draws[0], draws[3])
-    assert not torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+    assert torch.equal(draws[0], draws[2]) and not torch.equal(draws[0], draws[1])

@@ -45,6 +45,7 @@ def tile(slides, out, regions=None, storage=None, processes=1, shard=None, assum
     made.folder.open()
     try:
         made.check()
+        made.run_share()
         made.run()
     finally:
         made.folder.close()

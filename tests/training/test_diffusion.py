@@ -79,7 +79,9 @@ def test_decoder_sees_unscaled_samples_of_the_posterior():
         raise Decoded(latents)
 
     autoencoder = SimpleNamespace(decode=decode)
-    trainer = SimpleNamespace(autoencoder=autoencoder, state=STATE, discriminator=None, autocast=nullcontext)
+    trainer = SimpleNamespace(
+        autoencoder=autoencoder, state=STATE, autocast=nullcontext, drawing=lambda part: nullcontext()
+    )
     with pytest.raises(Decoded) as decoded:
-        DecoderTrainer._iteration(trainer, None, BATCH)
+        DecoderTrainer.decode(trainer, None, BATCH)
     assert_moments(*decoded.value.args, MEAN, STD**2)

@@ -26,7 +26,7 @@ from bundle.data.labelled import LabelledPatches
 from bundle.data.loader import read_images
 from bundle.models.artefacts import build, save_artefact
 from bundle.models.ema import ExponentialMovingAverage
-from bundle.training.stage import StageTrainer, to_numbers
+from bundle.training.stage import StageTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +76,7 @@ class StyleGAN2Trainer(StageTrainer):
 
     stage = "stylegan2"
     pictures = ("samples.png",)
+    divisible = False  # a step's four updates and its statistics of a batch are of one process
 
     def __init__(
         self,
@@ -215,7 +216,7 @@ class StyleGAN2Trainer(StageTrainer):
         self.augmentation.observe(real_logits)
         terms |= {"real_logit": real_logits.mean(), "generated_logit": generated_logits.mean()}
         state = {"augmentation": self.augmentation.probability, "overfitting": self.augmentation.overfitting}
-        return {**to_numbers(terms), **state, "label_weight": weight}
+        return {**self.numbers(terms), **state, "label_weight": weight}
 
     def regularise_path(self, labels: torch.Tensor, weight: float) -> torch.Tensor:
         """One update by the path-length penalty; returns the mean length."""

@@ -25,7 +25,6 @@ from bundle.downstream.classifier import measure_classifier
 from bundle.models.artefacts import build, save_artefact
 from bundle.models.ema import ExponentialMovingAverage
 from bundle.training.classifier import ImageClassifierTrainer
-from bundle.training.stage import to_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +64,7 @@ class VitCganTrainer(ImageClassifierTrainer):
     """
 
     stage = "vit_cgan"
+    divisible = False  # a step chooses among the generated images of a whole batch
     pictures = ("samples.png", "confusion.png", "predictions.csv", "classifier.pt")
 
     def __init__(
@@ -141,7 +141,7 @@ class VitCganTrainer(ImageClassifierTrainer):
         labels = batchdata["label"].to(self.state.device, non_blocking=True)
         self.network.train()
         self.generator.train()
-        terms = to_numbers(self.update_discriminator(images, labels) | self.update_generator(len(images)))
+        terms = self.numbers(self.update_discriminator(images, labels) | self.update_generator(len(images)))
         self.history.chosen += terms["chosen"]
         return terms
 

@@ -10,6 +10,8 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from bundle.data.split import fingerprint_split, read_split
 from bundle.downstream.study.finished import finished_rows, finished_runs
 from bundle.downstream.study.pools import MADE_WITH, LabelledSplit, StudyPools
@@ -18,6 +20,7 @@ from bundle.downstream.study.table import write_tables
 from bundle.downstream.study.training import DONE, FAILED, Training, one_line, train, training_processes
 from bundle.runs.files import write_json
 from bundle.runs.folder import RunFolder
+from bundle.runs.processes import leave_torchrun
 from bundle.selection.table import read_selection
 
 logger = logging.getLogger(__name__)
@@ -27,6 +30,9 @@ VARIANTS = {"plain": False, "normalised": True}  # whether all images are brough
 
 class Study:
     """Trains the classifier for every row, variant and seed, and writes the table after each.
+
+    Of several processes of one torchrun each trains its share of them; what several need is made by the one that comes
+    first. Who ends last writes the whole table.
 
     Args:
         folder: the run's folder.
@@ -72,6 +78,7 @@ class Study:
         self.chain = {name: dict(settings) for name, settings in chain.items()}
         self.training = training
         self._made: dict[Hashable, Any] = {}
+        self._making = FileLock(Path(folder.path) / ".making.lock")
 
     def run(self, next_command: str = "") -> None:
         """Runs what is missing; a run that fails is noted in the table, and the next one begins.
@@ -82,14 +89,16 @@ class Study:
         """
         self.folder.open()
         try:
+            rank, size = leave_torchrun()  # a training of this process is not shared with the others
             self.folder.save_config()
             self.read_finished()
             runs = self.planned()
             for run in runs:
                 self.require_same(run)
+            runs = runs[rank::size]
             self.perform([run for run in runs if self.recorded(run)["status"] != DONE])
             self.write()
-            if all(self.recorded(run)["status"] != DONE for run in runs):
+            if runs and all(self.recorded(run)["status"] != DONE for run in runs):
                 raise RuntimeError(f"every run failed; the first one so: {self.recorded(runs[0])['status']}")
         finally:
             self.folder.close()
@@ -245,10 +254,14 @@ class Study:
         return self.once(("selection", pool, folder), make)
 
     def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """What several runs share; an error is kept as well, so that it isn't run into again and again."""
+        """What several runs share; an error is kept as well, so that it isn't run into again and again.
+
+        One process makes it at a time; the next one finds it made.
+        """
         if key not in self._made:
             try:
-                self._made[key] = make()
+                with self._making:
+                    self._made[key] = make()
             except Exception as error:
                 self._made[key] = error
         if isinstance(self._made[key], Exception):

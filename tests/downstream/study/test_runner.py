@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -305,3 +306,17 @@ def test_artefacts_of_another_adaptation_are_not_mixed(study, configs, tmp_path)
     assert copied.read_bytes() == b"one"
     failed = [line["status"] for line in results(tmp_path) if line["status"] != "done"]
     assert len(failed) == 1 and "decoder.pt is of another adaptation than" in failed[0]
+
+
+def test_processes_of_a_torchrun_share_the_rows(study, configs, monkeypatch):
+    """Each trains its own, as a process by itself; what several need is made once."""
+    planned = [str(run["folder"]) for run in study().planned()]
+    for rank in (1, 0):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        configs.calls.clear()
+        study().run()
+        trained = [settings["output_dir"] for name, _, settings in configs.calls if name == "classify.json"]
+        assert trained == planned[rank::2]
+        assert "WORLD_SIZE" not in os.environ
+    assert {run["status"] for run in map(study().recorded, study().planned())} == {training.DONE}
