@@ -18,7 +18,8 @@ CONFIGS = [
     for path in (ROOT / "configs").glob("*.json")
     if path.name != "metadata.json"
 ]
-OTHERS = {"flag", "check", "tile", "pyramid", "compression", "xres", "yres"}  # any one, of sha256sum, and of vips
+# Any one, and those of sha256sum, vips and torchrun.
+OTHERS = {"flag", "check", "tile", "pyramid", "compression", "xres", "yres", "nproc_per_node"}
 TAKEN = OF_MONAI.union(OTHERS, *(by_name(config.get()) for config in CONFIGS))
 OF_SCRIPTS = set(re.findall(r"\"--(\w+)\"", "".join(path.read_text() for path in (ROOT / "scripts").glob("*.py"))))
 

@@ -61,7 +61,7 @@ def test_the_readmes_lines_for_them_work(bundle_root, monkeypatch):
     assert found["images"].shape == (3, 3, 64, 64) and found["images"].abs().max() <= 1
 
 
-@pytest.mark.parametrize("part, folder", [("unused", "train"), ("test", "test")])
+@pytest.mark.parametrize("part, folder", [pytest.param("unused", "train", marks=pytest.mark.slow), ("test", "test")])
 def test_the_latent_classifier_knows_real_tiles_until_noise_hides_them(bundle_root, real_data, part, folder):
     """Far above chance (1/7) when almost clean, on slides it learned from and on others; near chance when noisiest.
 

@@ -138,7 +138,7 @@ def test_a_stage_that_trains_nothing_is_tracked_by_our_handler_and_by_monais(tmp
     assert "metrics.json" in [file.path for file in client.list_artifacts(run.info.run_id)]
 
 
-@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize("own", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_mlflow_shows_every_stage_by_our_flag_and_by_monais(bundle_root, pretrained, tmp_path, own):
     """`--tracking mlflow` knows of one trainer; the other stages, pictures and figures are shown all the same."""
     import mlflow

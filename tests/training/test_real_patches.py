@@ -5,7 +5,8 @@ import json
 import pytest
 
 
-@pytest.mark.parametrize("slides, patches", [("lung-*", 800), pytest.param("*", 5000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("slides, patches", [("lung-*", 800), ("*", 5000)])
+@pytest.mark.slow
 def test_real_patches_train(workflow, real_data, tmp_path, slides, patches):
     (tmp_path / "slides").mkdir()
     for folder in (real_data / "pretrain").glob(slides):

@@ -84,6 +84,7 @@ def test_one_command_makes_pool_selection_classifier_and_table(study, tmp_path):
         assert "accuracy_by_ratio" in path.name or path.stat().st_mtime_ns == time, path
 
 
+@pytest.mark.slow
 def test_several_runs_at_a_time_come_to_the_same(study, tmp_path, monkeypatch):
     fork_what_is_spawned(monkeypatch)
     rows = "real,real_equal_steps,oversampled"
@@ -94,6 +95,7 @@ def test_several_runs_at_a_time_come_to_the_same(study, tmp_path, monkeypatch):
     assert len(figures[0]) == 3 and figures[0] == figures[1]
 
 
+@pytest.mark.slow
 def test_models_of_other_origins_on_the_same_split(study, adapted, pretrained, tmp_path):
     """Without fine-tuning, without pre-training and with an adapted diffusion model: each its own pool."""
     kinds = ("pretrained_decoder", "from_scratch", "adapted_diffusion")
@@ -130,6 +132,7 @@ def test_a_pool_of_another_generator(study, tmp_path):
     assert not (tmp_path / "study" / "pools").exists()
 
 
+@pytest.mark.slow
 def test_each_seed_on_labels_of_its_own(study, tmp_path):
     """Built-in patches, of which each seed then has its own as well."""
     rows = "adapted_diffusion_selective_100"

@@ -62,6 +62,7 @@ def leave_a_trace(path):
     time.sleep(60)
 
 
+@pytest.mark.slow
 def test_a_killed_study_leaves_no_training_behind(tmp_path):
     """It would hold the lock of its run's folder against the same command. The training is no fork."""
     trace, script = tmp_path / "trace", tmp_path / "study.py"
