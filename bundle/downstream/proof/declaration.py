@@ -1,6 +1,6 @@
 """What a study says before it measures: its one primary contrast, and how often everything is drawn.
 
-A study file is JSON:
+A study file is JSON::
 
     {"primary": {"backbone": "tf_efficientnet_lite0_frozen", "labels": "10", "row": "mine_random_100",
                  "against": "best control"},

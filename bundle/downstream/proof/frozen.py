@@ -97,7 +97,7 @@ class Trunk:
         return network.to(self.device, memory_format=torch.channels_last).eval().requires_grad_(False)
 
     @functools.cached_property
-    def identity(self) -> str:
+    def digest(self) -> str:
         """Hash of all that decides the features."""
         return content_hash(
             [self.name, fingerprint(self.network.state_dict()), self.side, self.input_side, str(self.dtype)]
@@ -142,7 +142,7 @@ class EncoderTrunk(Trunk):
         return torch.cat([maps.mean(-1), maps.std(-1)], dim=1).cpu()
 
     @functools.cached_property
-    def identity(self) -> str:
+    def digest(self) -> str:
         return content_hash([self.name, fingerprint(self.network.state_dict()), self.side, self.input_side])
 
 
@@ -174,7 +174,7 @@ class Features:
         return features[[places[digest] for digest in digests]].numpy()
 
     def _path(self, name: str) -> Path:
-        return self.cache / self.trunk.identity[:16] / f"{name}.safetensors"
+        return self.cache / self.trunk.digest[:16] / f"{name}.safetensors"
 
     def _read(self, name: str) -> tuple[dict[str, int], torch.Tensor]:
         if name not in self._kept:

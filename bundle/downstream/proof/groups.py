@@ -20,7 +20,7 @@ def slides_of(files: Mapping[str, str], source: str | Path, groups: str) -> dict
         source: folder or archive of the set; a table is looked for in it and beside it.
         groups: "folder", the first folder that is not the class's; TABLE.csv#COLUMN, a column of a table that names
             each file in its column "file"; or a pattern, whose first group, or whole match, in the file's path is the
-            slide, such as "([^/]+)__[0-9]+_[0-9]+".
+            slide, such as `([^/]+)__[0-9]+_[0-9]+`.
 
     Raises:
         FileNotFoundError: no such table.

@@ -43,7 +43,7 @@ class FrozenBackbone:
 
     @property
     def identity(self) -> dict[str, Any]:
-        return {"trunk": self.features.trunk.identity, "C": self.C}
+        return {"trunk": self.features.trunk.digest, "C": self.C}
 
     def lacking(self, row: Row) -> str | None:
         if row.mix is not None:
